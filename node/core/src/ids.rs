@@ -1,0 +1,238 @@
+//! Typed identities. Each id is a newtype, so a node can never be passed where an instance is meant.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not a valid id or name, with the rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a valid {kind}: {rule}")]
+pub struct InvalidId {
+    pub kind: &'static str,
+    pub text: String,
+    pub rule: &'static str,
+}
+
+/// A dispatcher node. Never reused: a wiped node comes back under a fresh id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<u64> for NodeId {
+    fn from(raw: u64) -> Self {
+        NodeId(raw)
+    }
+}
+
+/// How many times a node has started, from 1. Persisted before anything is sent under it, so a
+/// message from before a restart can be told from one after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The order in which instances were placed, cluster-wide, from 1. Assigned when a placement is
+/// applied; what an agent says about an instance must carry the generation it acted on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Defines a 64-bit random id with a text form `<prefix><16 hex digits>`.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{:016x}"), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let digits = text.strip_prefix($prefix).filter(|d| {
+                    d.len() == 16 && d.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+                });
+                digits
+                    .and_then(|d| u64::from_str_radix(d, 16).ok())
+                    .map($name)
+                    .ok_or_else(|| InvalidId {
+                        kind: $kind,
+                        text: text.to_owned(),
+                        rule: concat!("expected `", $prefix, "` and 16 hexadecimal digits"),
+                    })
+            }
+        }
+    };
+}
+
+random_id!(
+    /// One launched copy of a function. Chosen at random by the proposer of its placement.
+    InstanceId, "i-", "instance id"
+);
+random_id!(
+    /// A cluster, chosen at random when it is bootstrapped. Labels its containers.
+    ClusterId, "c-", "cluster id"
+);
+random_id!(
+    /// The public half of an API key.
+    KeyId, "", "key id"
+);
+random_id!(
+    /// One change to a function's spec, chosen at random by its proposer. A repeated change is
+    /// recognized by it.
+    ChangeId, "v-", "change id"
+);
+
+/// The most characters in a function's or an account's name: it becomes a label, a path segment and
+/// part of a container's name.
+pub const NAME_MAX: usize = 63;
+
+fn check_name(kind: &'static str, text: &str) -> Result<(), InvalidId> {
+    let bytes = text.as_bytes();
+    let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let inner = |b: &u8| edge(b) || *b == b'-' || *b == b'_';
+    let valid = (1..=NAME_MAX).contains(&bytes.len())
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge)
+        && bytes.iter().all(inner);
+    if valid {
+        return Ok(());
+    }
+    Err(InvalidId {
+        kind,
+        text: text.chars().take(2 * NAME_MAX).collect(),
+        rule: "use 1 to 63 of a-z, 0-9, `-` and `_`, with a letter or digit at both ends",
+    })
+}
+
+/// Defines a validated name: lowercase letters, digits, `-` and `_`, at most 63 characters.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn new(text: &str) -> Result<Self, InvalidId> {
+                check_name($kind, text)?;
+                Ok($name(text.into()))
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                $name::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                $name::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(
+    /// The name users invoke a function by.
+    FunctionName, "function name"
+);
+name!(
+    /// The name of an account: a person, a team or a program that owns functions or calls them.
+    AccountName, "account name"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_by_rule() {
+        for (text, ok) in [
+            ("alpha", true),
+            ("a", true),
+            ("a-b_c9", true),
+            ("", false),
+            ("-a", false),
+            ("a-", false),
+            ("Alpha", false),
+            ("a/b", false),
+            ("a b", false),
+            ("é", false),
+            (&"a".repeat(63), true),
+            (&"a".repeat(64), false),
+        ] {
+            assert_eq!(FunctionName::new(text).is_ok(), ok, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ids_survive_their_text_form() {
+        let id = InstanceId(0x00ab_cdef_0123_4567);
+        assert_eq!(id.to_string(), "i-00abcdef01234567");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "i-", "i-xyz", "i-00ABCDEF01234567", "00abcdef01234567", "i-+0abcdef01234567"] {
+            assert!(bad.parse::<InstanceId>().is_err(), "{bad:?}");
+        }
+    }
+}
