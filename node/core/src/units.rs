@@ -57,8 +57,8 @@ impl Timestamp {
         Millis(self.0.saturating_sub(earlier.0))
     }
 
-    pub const fn hour(self) -> Hour {
-        Hour((self.0 / HOUR_MS) as u32)
+    pub fn hour(self) -> Hour {
+        Hour(u32::try_from(self.0 / HOUR_MS).unwrap_or(u32::MAX))
     }
 }
 
