@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Everything a node keeps: Raft log and vote, snapshots, the usage journal, the node's identity.
+//!
+//! One [`Store`] per node: one sled database and one durability thread, which owns all writes.
+//! What the store acknowledges survives a power cut: the acknowledgement comes after sled's `flush`
+//! *and* an `fdatasync` of sled's file, since `flush` alone is not durable on Linux.
+//!
+//! Where to read on:
+//!
+//! * [`store`]: [`Store`], its options, its figures;
+//! * `open`: what must hold in the directory before sled may open it;
+//! * `durability`: the thread: drain the queue, one batch, flush, sync, callbacks;
+//! * `keys`: the key layout, and how a record is cut into parts small enough for sled;
+//! * [`log`]: openraft's log storage; [`snapshot`], [`journal`], [`identity`]: the rest;
+//! * [`codec`]: how records and peer messages are encoded.
+//!
+//! **Invariant.** Nothing but the durability thread writes to the database, and it never retries a
+//! failed write or sync: it aborts the process.
+
+pub mod codec;
+mod durability;
+mod error;
+pub mod identity;
+pub mod journal;
+mod keys;
+pub mod log;
+mod open;
+pub mod snapshot;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use identity::Identity;
+pub use journal::Journal;
+pub use keys::RECORD_MAX;
+pub use log::LogStore;
+pub use snapshot::{Snapshot, SnapshotStore};
+pub use store::{Options, Stats, Store};

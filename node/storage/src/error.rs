@@ -1,0 +1,59 @@
+//! How storage fails. A failed *write* has no place here: it ends the process.
+
+use std::io;
+use std::path::PathBuf;
+
+use muster_core::ids::NodeId;
+use openraft::{AnyError, StorageError, StorageIOError};
+
+use crate::codec::CodecError;
+
+/// The store cannot be opened, cannot be read, or refuses what it is asked to keep.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is already in use: another process, or another store in this one, has it open", dir.display())]
+    InUse { dir: PathBuf },
+    #[error(
+        "{} says that this store has format {found}, and this build reads up to {supported}: \
+         start the newer build, or give the node an empty directory and a fresh id", file.display()
+    )]
+    NewerFormat { file: PathBuf, found: u32, supported: u32 },
+    #[error(
+        "the store in {} is corrupt ({what}): this replica is lost. It must not serve or vote; \
+         move the directory away and let the node rejoin under a fresh id", dir.display()
+    )]
+    Corrupt { dir: PathBuf, what: String },
+    #[error("cannot open the database in {}", dir.display())]
+    Open { dir: PathBuf, source: sled::Error },
+    #[error("cannot read {what}")]
+    Read { what: &'static str, source: sled::Error },
+    #[error("{what} of {bytes} bytes is above the limit of {limit}")]
+    TooLarge { what: &'static str, bytes: usize, limit: usize },
+    #[error("cannot encode {what}")]
+    Encode { what: &'static str, source: CodecError },
+    #[error("{} belongs to node {owner}, not to node {claimed}", dir.display())]
+    OtherNode { dir: PathBuf, owner: NodeId, claimed: NodeId },
+    #[error("the usage journal is full: {records} records, {bytes} bytes are waiting to be removed")]
+    JournalFull { records: usize, bytes: usize },
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// The error as openraft wants it, from a write to the log.
+    pub(crate) fn writing_logs<N: openraft::NodeId>(self) -> StorageError<N> {
+        StorageIOError::write_logs(AnyError::new(&self)).into()
+    }
+
+    /// The error as openraft wants it, from a read of the log.
+    pub(crate) fn reading_logs<N: openraft::NodeId>(self) -> StorageError<N> {
+        StorageIOError::read_logs(AnyError::new(&self)).into()
+    }
+
+    /// The error as openraft wants it, from a write of the vote.
+    pub(crate) fn writing_vote<N: openraft::NodeId>(self) -> StorageError<N> {
+        StorageIOError::write_vote(AnyError::new(&self)).into()
+    }
+}

@@ -1,0 +1,99 @@
+//! The log's tail in memory.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Entries by index. What is not durable yet is never evicted, since it cannot be read elsewhere.
+pub(super) struct Cache<E> {
+    entries: BTreeMap<u64, Cached<E>>,
+    bytes: usize,
+    bytes_max: usize,
+    entries_max: usize,
+}
+
+struct Cached<E> {
+    entry: E,
+    bytes: usize,
+    /// The number of the write that stores it.
+    write: u64,
+}
+
+impl<E: Clone> Cache<E> {
+    pub(super) fn new(bytes_max: usize, entries_max: usize) -> Cache<E> {
+        Cache { entries: BTreeMap::new(), bytes: 0, bytes_max, entries_max }
+    }
+
+    /// The first index in the cache. From there on, nothing is missing.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.entries.first_key_value().map(|(index, _)| *index)
+    }
+
+    /// The entries of the range, until `limit` bytes are reached; at least one, if there is one.
+    pub(super) fn range(&self, range: Range<u64>, limit: usize) -> Vec<E> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let mut bytes = 0;
+        let within = self.entries.range(range).enumerate().take_while(|(count, (_, cached))| {
+            bytes += cached.bytes;
+            *count == 0 || bytes <= limit
+        });
+        within.map(|(_, (_, cached))| cached.entry.clone()).collect()
+    }
+
+    pub(super) fn insert(&mut self, index: u64, entry: E, bytes: usize, write: u64) {
+        self.bytes += bytes;
+        if let Some(old) = self.entries.insert(index, Cached { entry, bytes, write }) {
+            self.bytes -= old.bytes;
+        }
+    }
+
+    /// Drops the oldest entries while there are too many, as far as they are durable: those of
+    /// writes up to number `durable`.
+    pub(super) fn evict(&mut self, durable: u64) {
+        while self.bytes > self.bytes_max || self.entries.len() > self.entries_max {
+            match self.entries.first_entry() {
+                Some(oldest) if oldest.get().write <= durable => self.bytes -= oldest.remove().bytes,
+                _ => break,
+            }
+        }
+    }
+
+    /// Drops everything from `index` on.
+    pub(super) fn truncate(&mut self, index: u64) {
+        let dropped = self.entries.split_off(&index);
+        self.bytes -= dropped.values().map(|cached| cached.bytes).sum::<usize>();
+    }
+
+    /// Drops everything up to `index`, inclusive.
+    pub(super) fn purge(&mut self, index: u64) {
+        let kept = self.entries.split_off(&index.saturating_add(1));
+        let dropped = std::mem::replace(&mut self.entries, kept);
+        self.bytes -= dropped.values().map(|cached| cached.bytes).sum::<usize>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_durable_entries_are_evicted() {
+        let mut cache = Cache::new(100, 3);
+        for index in 1..=5 {
+            cache.insert(index, index, 30, index);
+        }
+        for (durable, first) in [(0, Some(1)), (1, Some(2)), (9, Some(3))] {
+            cache.evict(durable);
+            assert_eq!(cache.first(), first, "durable up to {durable}");
+        }
+        assert_eq!(cache.range(0..9, 60), [3, 4]);
+        assert_eq!(cache.range(4..9, 1), [4]);
+        cache.truncate(5);
+        cache.purge(3);
+        assert_eq!((cache.range(0..9, 999), cache.bytes), (vec![4], 30));
+        // A replaced entry counts once.
+        cache.insert(4, 40, 10, 6);
+        assert_eq!((cache.range(0..9, 999), cache.bytes), (vec![40], 10));
+    }
+}

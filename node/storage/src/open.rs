@@ -1,0 +1,198 @@
+//! Opening the directory: what must hold before sled may open it, and before anything may rest on it.
+//!
+//! | file | whose | what |
+//! |---|---|---|
+//! | `lock` | ours | held for as long as the store is open |
+//! | `format` | ours | the version of the store's format, written once the first open is durable |
+//! | `db`, `conf`, `snap.*`, `blobs/` | sled's | the database |
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::StoreError;
+
+/// The version of the key layout and of how records lie under it. A record's own format is its
+/// first byte. History: 1, 2026-11: the first.
+pub(crate) const FORMAT: u32 = 1;
+
+const FORMAT_PREFIX: &str = "muster-storage ";
+
+/// How long a database that was just closed in this process may keep sled's file lock: sled lets go
+/// of it on a thread of its own.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an opened directory consists of.
+pub(crate) struct Opened {
+    pub(crate) db: sled::Db,
+    /// Our own handle on sled's `db` file: the one that is synced.
+    pub(crate) db_file: File,
+    pub(crate) lock: File,
+}
+
+/// Opens the directory, creating it if need be. Once it returns, the directory's entries and sled's
+/// own files are durable.
+pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
+    let created = create_dir(dir)?;
+    let lock = lock(dir)?;
+    let format = read_format(dir)?;
+    check_database_file(dir, format)?;
+    remove_partial_files(dir)?;
+    let db = open_sled(dir, cache_bytes)?;
+    let path = dir.join("db");
+    let db_file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
+    if format.is_none() {
+        if !db.is_empty() {
+            return Err(corrupt(dir, "it holds records, and its `format` file is missing".into()));
+        }
+        db.flush().map_err(|source| StoreError::Open { dir: dir.to_owned(), source })?;
+        write_format(dir)?;
+    }
+    for path in [&path, &dir.join("conf"), &dir.join("blobs"), dir] {
+        sync(path)?;
+    }
+    for child in created {
+        if let Some(parent) = child.parent() {
+            sync(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+        }
+    }
+    Ok(Opened { db, db_file, lock })
+}
+
+/// Creates the directory for its owner alone, and returns what was created, the directory first.
+fn create_dir(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let missing: Vec<PathBuf> = dir
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .map(Path::to_owned)
+        .collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))?;
+    Ok(missing)
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Io { action: "lock", path, source }),
+    }
+}
+
+/// The store's format; none if it was never opened to the end.
+fn read_format(dir: &Path) -> Result<Option<u32>, StoreError> {
+    let file = dir.join("format");
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Io { action: "read", path: file, source }),
+    };
+    let version = text.strip_prefix(FORMAT_PREFIX).and_then(|rest| rest.trim_end().parse().ok());
+    match version {
+        Some(found) if found > FORMAT => Err(StoreError::NewerFormat { file, found, supported: FORMAT }),
+        Some(found) => Ok(Some(found)),
+        None => Err(corrupt(dir, format!("its `format` file reads {text:?}"))),
+    }
+}
+
+fn write_format(dir: &Path) -> Result<(), StoreError> {
+    let partial = dir.join("format.partial");
+    let mut file = File::create(&partial).map_err(io_error("create", &partial))?;
+    file.write_all(format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes()).map_err(io_error("write", &partial))?;
+    file.sync_all().map_err(io_error("sync", &partial))?;
+    // What the file vouches for must be durable before the file is.
+    for path in [&dir.join("db"), &dir.join("conf"), dir] {
+        sync(path)?;
+    }
+    fs::rename(&partial, dir.join("format")).map_err(io_error("rename", &partial))
+}
+
+/// A store that was once opened must still have its database: sled would start an empty one in its
+/// place, and this node would vote again in terms it has voted in. One that was not may have a
+/// half-written `conf`, which sled would not read.
+fn check_database_file(dir: &Path, format: Option<u32>) -> Result<(), StoreError> {
+    let bytes = fs::metadata(dir.join("db")).map_or(0, |metadata| metadata.len());
+    if bytes > 0 {
+        return Ok(());
+    }
+    if format.is_some() {
+        return Err(corrupt(dir, "its database file `db` is missing or empty".into()));
+    }
+    remove(&dir.join("conf"))
+}
+
+/// Removes what a crash during an earlier open left half-written. sled takes `snap.*.generating` for
+/// a finished file and fails on it.
+fn remove_partial_files(dir: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let half_snapshot =
+            name.starts_with("snap.") && (name.ends_with(".generating") || name.ends_with(".in___motion"));
+        if half_snapshot || name == "format.partial" {
+            tracing::warn!(file = %path.display(), "removing a file that a crash left half-written");
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let config = sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None);
+        // sled asserts some of what it reads; a failed assertion is corruption too.
+        let source = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(source)) => source,
+            Err(_) => return Err(corrupt(dir, "sled failed an assertion while opening it".into())),
+        };
+        match &source {
+            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+                if Instant::now() >= deadline {
+                    return Err(StoreError::InUse { dir: dir.to_owned() });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            sled::Error::Corruption { .. }
+            | sled::Error::ReportableBug(_)
+            | sled::Error::CollectionNotFound(_) => {
+                return Err(corrupt(dir, source.to_string()));
+            }
+            sled::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(corrupt(dir, source.to_string()));
+            }
+            _ => return Err(StoreError::Open { dir: dir.to_owned(), source }),
+        }
+    }
+}
+
+/// Makes a file's contents durable, or a directory's entries.
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| StoreError::Io { action, path: path.to_owned(), source }
+}
+
+fn corrupt(dir: &Path, what: String) -> StoreError {
+    StoreError::Corrupt { dir: dir.to_owned(), what }
+}
