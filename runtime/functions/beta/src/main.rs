@@ -1,1 +1,35 @@
-fn main() {}
+//! Example function `beta`: `{"args":{"prompt":"what now?"}}` gives `{"response":"beta says: what now?"}`.
+//!
+//! `LOAD_MS` (default 240) is how long it loads before it listens, `WORK_MS` (default 175) how long it
+//! thinks about each prompt.
+
+use muster_runtime::{Error, duration_ms};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Input {
+    args: Args,
+}
+
+#[derive(Deserialize)]
+struct Args {
+    prompt: String,
+}
+
+#[derive(Serialize)]
+struct Output {
+    response: String,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let load = duration_ms("LOAD_MS", 240)?;
+    let work = duration_ms("WORK_MS", 175)?;
+    muster_runtime::initialize(tokio::time::sleep(load)).await?;
+    muster_runtime::serve_json(move |input: Input, _context| async move {
+        tokio::time::sleep(work).await;
+        Ok(Output { response: format!("beta says: {}", input.args.prompt) })
+    })
+    .await
+    .map_err(Error::into)
+}
