@@ -1,0 +1,211 @@
+//! Packs commands into entries, one under way at a time, and sees each through to its local apply.
+//!
+//! While one proposal is under way, new commands gather for the next: no linger when idle, large
+//! entries under load. A proposal keeps its number however often it is sent, and replicas apply
+//! each number once, so it is safe to send it again to a new leader. A proposal that is given up
+//! can no longer be applied once this node's next one is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::ids::{Incarnation, NodeId};
+use muster_core::{Answer, Command, ProposalId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::ProposeError;
+use crate::machine::{Fate, Pending};
+use crate::messages::{self, Proposal, ProposalOutcome};
+use crate::network::{CallError, Peers};
+use crate::rpc;
+use crate::types::Raft;
+
+/// Commands in one entry.
+pub(crate) const COMMANDS_MAX: usize = 256;
+/// Bytes of commands in one entry: a log record must stay under 64 KiB.
+pub(crate) const BYTES_MAX: usize = 48 * 1024;
+/// Commands waiting for the next entry. Beyond it callers are told, instead of piling up.
+const QUEUE_MAX: usize = 10_000;
+/// The pause before a proposal is sent again while there is no leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+struct Job {
+    command: Command,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Answer, ProposeError>>,
+}
+
+/// Hands commands to the proposing task.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposer {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Proposer {
+    pub(crate) fn spawn(worker: Worker) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(worker.run(queue));
+        Proposer { jobs }
+    }
+
+    /// Queues commands; their order is kept. Each answer arrives after its entry is applied here.
+    pub(crate) fn submit(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<oneshot::Receiver<Result<Answer, ProposeError>>>, ProposeError> {
+        let mut sized = Vec::with_capacity(commands.len());
+        for command in commands {
+            let bytes = messages::encode(&command).map_or(usize::MAX, |encoded| encoded.len());
+            if bytes > BYTES_MAX {
+                return Err(ProposeError::TooLarge { bytes, max: BYTES_MAX });
+            }
+            sized.push((command, bytes));
+        }
+        let mut permits = self.jobs.try_reserve_many(sized.len()).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => ProposeError::Overloaded,
+            mpsc::error::TrySendError::Closed(()) => ProposeError::Stopping,
+        })?;
+        let mut answers = Vec::with_capacity(sized.len());
+        for (command, bytes) in sized {
+            let (answer, receiver) = oneshot::channel();
+            let permit = permits.next().expect("one permit was reserved for each command");
+            permit.send(Job { command, bytes, answer });
+            answers.push(receiver);
+        }
+        Ok(answers)
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) raft: Raft,
+    pub(crate) peers: Peers,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) timeout: Duration,
+}
+
+impl Worker {
+    async fn run(self, mut queue: mpsc::Receiver<Job>) {
+        let mut sequence = 0;
+        let mut left_over = None;
+        loop {
+            let first = match left_over.take() {
+                Some(job) => job,
+                None => match queue.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let (batch, next) = gather(first, &mut queue);
+            left_over = next;
+            sequence += 1;
+            let id = ProposalId { node: self.node, incarnation: self.incarnation, sequence };
+            self.pursue(id, batch).await;
+        }
+    }
+
+    async fn pursue(&self, id: ProposalId, batch: Vec<Job>) {
+        let (commands, askers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|job| (job.command, job.answer)).unzip();
+        match self.deliver(Proposal { id, commands }).await {
+            Ok(Fate::Answers(answers)) => {
+                assert_eq!(answers.len(), askers.len(), "one answer for each command");
+                for (asker, answer) in askers.into_iter().zip(answers) {
+                    // The asker may have gone away; its command was applied all the same.
+                    let _unheard = asker.send(Ok(answer));
+                }
+            }
+            Ok(Fate::AnswersLost) => refuse(askers, &ProposeError::Unknown),
+            Err(error) => refuse(askers, &error),
+        }
+    }
+
+    /// Sends the proposal, again and to whoever leads, until it is applied here or time is up.
+    async fn deliver(&self, proposal: Proposal) -> Result<Fate, ProposeError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut fate = self.pending.expect(proposal.id);
+        let mut maybe_taken = false;
+        while Instant::now() < deadline {
+            let sending = self.send(&proposal, deadline);
+            tokio::select! {
+                biased;
+                fate = &mut fate => return fate.map_err(|_| ProposeError::Stopping),
+                sent = sending => match sent {
+                    Sent::Committed => {
+                        let applied = timeout_at(deadline, &mut fate).await;
+                        self.pending.forget();
+                        return match applied {
+                            Ok(fate) => fate.map_err(|_| ProposeError::Stopping),
+                            Err(_elapsed) => Err(ProposeError::Unknown),
+                        };
+                    }
+                    Sent::MaybeTaken => maybe_taken = true,
+                    Sent::NotTaken => {}
+                },
+            }
+            // A proposal of unclear fate may be applied at any moment, also while we pause.
+            if let Ok(fate) = tokio::time::timeout(RETRY_PAUSE, &mut fate).await {
+                return fate.map_err(|_| ProposeError::Stopping);
+            }
+        }
+        self.pending.forget();
+        Err(if maybe_taken { ProposeError::Unknown } else { ProposeError::NoLeader })
+    }
+
+    async fn send(&self, proposal: &Proposal, deadline: Instant) -> Sent {
+        let (leader, address) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let Some(leader) = metrics.current_leader else { return Sent::NotTaken };
+            let member = metrics.membership_config.membership().get_node(&leader);
+            (leader, member.map(|member| member.peer.clone()))
+        };
+        let outcome = if leader == self.node {
+            Ok(rpc::propose(&self.raft, proposal.clone()).await)
+        } else {
+            let Some(address) = address else { return Sent::NotTaken };
+            let limit = deadline.saturating_duration_since(Instant::now()).min(FORWARD_LIMIT);
+            self.peers.propose(&address, proposal, limit).await
+        };
+        match outcome {
+            Ok(ProposalOutcome::Committed) => Sent::Committed,
+            Ok(ProposalOutcome::NotLeader) | Err(CallError::Unreachable(_)) => Sent::NotTaken,
+            Ok(ProposalOutcome::Unknown) => Sent::MaybeTaken,
+            Err(error) => {
+                tracing::debug!(%error, leader = %leader, "a forwarded proposal got no answer");
+                Sent::MaybeTaken
+            }
+        }
+    }
+}
+
+/// One attempt at a leader that hangs must not use up the whole deadline: another may have been elected.
+const FORWARD_LIMIT: Duration = Duration::from_millis(1_000);
+
+enum Sent {
+    Committed,
+    MaybeTaken,
+    NotTaken,
+}
+
+/// Everything that waits, up to an entry's limits, and the job that did not fit.
+fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job>) {
+    let mut bytes = first.bytes;
+    let mut batch = vec![first];
+    while batch.len() < COMMANDS_MAX {
+        let Ok(job) = queue.try_recv() else { break };
+        if bytes + job.bytes > BYTES_MAX {
+            return (batch, Some(job));
+        }
+        bytes += job.bytes;
+        batch.push(job);
+    }
+    (batch, None)
+}
+
+fn refuse(askers: Vec<oneshot::Sender<Result<Answer, ProposeError>>>, error: &ProposeError) {
+    for asker in askers {
+        let _unheard = asker.send(Err(error.clone()));
+    }
+}

@@ -1,0 +1,152 @@
+//! Linearizable reads: one round trip to a quorum serves every read that was waiting when it began
+//! (read index, section 6.4 of the Raft dissertation).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster_core::ids::NodeId;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::ReadError;
+use crate::messages::ReadIndex;
+use crate::network::Peers;
+use crate::rpc;
+use crate::types::Raft;
+
+/// Reads that may wait for the next round.
+const WAITING_MAX: usize = 100_000;
+/// One attempt at a leader that hangs must not use up the whole deadline.
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How often the quorum is probed when nobody reads.
+const PROBE_EVERY: Duration = Duration::from_millis(300);
+
+type Asker = oneshot::Sender<Result<(), ReadError>>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Reads {
+    askers: mpsc::Sender<Asker>,
+    heard: Arc<QuorumHeard>,
+}
+
+/// When a quorum last confirmed the leader, by the monotonic clock.
+#[derive(Debug)]
+struct QuorumHeard {
+    since: Instant,
+    /// Milliseconds after `since`, plus one; 0 for never.
+    at: AtomicU64,
+}
+
+impl QuorumHeard {
+    fn note(&self, at: Instant) {
+        let millis = at.saturating_duration_since(self.since).as_millis();
+        self.at.fetch_max(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let at = self.at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Instant::now().saturating_duration_since(self.since + Duration::from_millis(at)))
+    }
+}
+
+impl Reads {
+    pub(crate) fn spawn(
+        node: NodeId,
+        raft: Raft,
+        peers: Peers,
+        applied: watch::Receiver<u64>,
+        timeout: Duration,
+    ) -> Self {
+        let (askers, queue) = mpsc::channel(WAITING_MAX);
+        let heard = Arc::new(QuorumHeard { since: Instant::now(), at: AtomicU64::new(0) });
+        let worker = Worker { node, raft, peers, applied, timeout, heard: Arc::clone(&heard) };
+        tokio::spawn(worker.run(queue));
+        let reads = Reads { askers, heard };
+        tokio::spawn(probe(reads.clone()));
+        reads
+    }
+
+    /// Returns once everything acknowledged before the call is applied here.
+    pub(crate) async fn linearize(&self) -> Result<(), ReadError> {
+        let (asker, answer) = oneshot::channel();
+        self.askers.send(asker).await.map_err(|_| ReadError::Stopping)?;
+        answer.await.map_err(|_| ReadError::Stopping)?
+    }
+
+    /// How long ago a round trip to a quorum last succeeded.
+    pub(crate) fn quorum_age(&self) -> Option<Duration> {
+        self.heard.age()
+    }
+}
+
+/// Keeps the quorum's age true while nobody reads.
+async fn probe(reads: Reads) {
+    loop {
+        if let Err(ReadError::Stopping) = reads.linearize().await {
+            return;
+        }
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}
+
+struct Worker {
+    node: NodeId,
+    raft: Raft,
+    peers: Peers,
+    applied: watch::Receiver<u64>,
+    timeout: Duration,
+    heard: Arc<QuorumHeard>,
+}
+
+impl Worker {
+    async fn run(mut self, mut queue: mpsc::Receiver<Asker>) {
+        let mut askers: Vec<Asker> = Vec::new();
+        while queue.recv_many(&mut askers, WAITING_MAX).await > 0 {
+            let answer = self.round().await;
+            for asker in askers.drain(..) {
+                // A reader that went away needs no answer.
+                let _unheard = asker.send(answer.clone());
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), ReadError> {
+        let deadline = Instant::now() + self.timeout;
+        while Instant::now() < deadline {
+            let began = Instant::now();
+            if let Ok(Some(index)) = timeout_at((began + ATTEMPT_LIMIT).min(deadline), self.ask()).await {
+                self.heard.note(began);
+                let caught_up = timeout_at(deadline, self.applied.wait_for(|applied| *applied >= index)).await;
+                return match caught_up {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(_closed)) => Err(ReadError::Stopping),
+                    Err(_elapsed) => Err(ReadError::NoQuorum),
+                };
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Err(ReadError::NoQuorum)
+    }
+
+    /// The index a read must wait for, from whoever leads.
+    async fn ask(&self) -> Option<u64> {
+        let (leader, address) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let leader = metrics.current_leader?;
+            let member = metrics.membership_config.membership().get_node(&leader);
+            (leader, member.map(|member| member.peer.clone()))
+        };
+        let answer = if leader == self.node {
+            rpc::read_index(&self.raft).await
+        } else {
+            self.peers.read_index(&address?, ATTEMPT_LIMIT).await.ok()?
+        };
+        match answer {
+            ReadIndex::At(index) => Some(index),
+            ReadIndex::NotLeader | ReadIndex::NoQuorum => None,
+        }
+    }
+}

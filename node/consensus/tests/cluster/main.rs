@@ -1,0 +1,152 @@
+//! Three consensus nodes in one process: real store, real HTTP between them.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Cluster, account, create};
+use muster_core::Rejection;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_writes_and_reads_its_own() {
+    let cluster = Cluster::start(3).await;
+    for (index, node) in cluster.nodes().enumerate() {
+        let name = format!("from-{index}");
+        node.propose(create(&name)).await.unwrap().unwrap();
+        assert!(node.with_state(|state| state.accounts.get(&name).is_some()), "own write of node {index}");
+    }
+    for node in cluster.nodes() {
+        node.linearize().await.unwrap();
+        for index in 0..3 {
+            let name = format!("from-{index}");
+            assert!(node.with_state(|state| state.accounts.get(&name).is_some()));
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_answers() {
+    let cluster = Cluster::start(3).await;
+    for node in cluster.nodes() {
+        let _first_or_again = node.propose(create("same")).await.unwrap();
+    }
+    let follower = cluster.follower();
+    let answer = follower.propose(create("same")).await.unwrap();
+    assert!(matches!(answer, Err(Rejection::Exists { .. })), "{answer:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_writes_through_all_nodes_are_all_applied_once() {
+    let cluster = Cluster::start(3).await;
+    let mut writers = Vec::new();
+    for (index, node) in cluster.nodes().enumerate() {
+        for job in 0..100 {
+            let node = node.clone();
+            writers.push(tokio::spawn(async move {
+                node.propose(create(&format!("w{index}-{job}"))).await.unwrap().unwrap();
+            }));
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    cluster.converged().await;
+    for node in cluster.nodes() {
+        assert_eq!(node.with_state(|state| state.accounts.iter().count()), 300);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_resume_after_the_leader_is_gone_and_it_catches_up() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes().next().unwrap().propose(create("before")).await.unwrap().unwrap();
+    let leader = cluster.leader().await;
+    cluster.take_down(leader).await;
+    let survivor = cluster.nodes().next().unwrap().clone();
+    survivor.propose(create("during")).await.unwrap().unwrap();
+    cluster.bring_up(leader).await;
+    cluster.converged().await;
+    let returned = cluster.node(leader);
+    for name in ["before", "during"] {
+        assert!(returned.with_state(|state| state.accounts.get(name).is_some()), "{name}");
+    }
+    returned.propose(create("after")).await.unwrap().unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_survives_when_all_nodes_stop() {
+    let mut cluster = Cluster::start(3).await;
+    for index in 0..50 {
+        cluster.follower().propose(create(&format!("kept-{index}"))).await.unwrap().unwrap();
+    }
+    for id in 1..=3 {
+        cluster.take_down(id).await;
+    }
+    for id in 1..=3 {
+        cluster.bring_up(id).await;
+    }
+    let node = cluster.node(2).clone();
+    node.linearize().await.unwrap();
+    assert_eq!(node.with_state(|state| state.accounts.iter().count()), 50);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_away_beyond_the_purge_catches_up_by_snapshot() {
+    let mut cluster = Cluster::start_with(3, |config| {
+        config.snapshot_after_entries = 50;
+        config.keep_entries = 5;
+    })
+    .await;
+    cluster.leader().await;
+    let away = cluster.follower().node().0;
+    cluster.take_down(away).await;
+    let writer = cluster.nodes().next().unwrap().clone();
+    for index in 0..200 {
+        writer.propose(create(&format!("n{index}"))).await.unwrap().unwrap();
+    }
+    let leader = cluster.leader().await;
+    cluster
+        .eventually("the log is purged", || cluster.node(leader).log_metrics().purged.is_some_and(|p| p.index > 50))
+        .await;
+    cluster.bring_up(away).await;
+    cluster.converged().await;
+    let returned = cluster.node(away);
+    assert_eq!(returned.with_state(|state| state.accounts.iter().count()), 200);
+    assert!(returned.log_metrics().snapshot.is_some(), "it was fed by a snapshot");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nothing_is_acknowledged() {
+    let mut cluster = Cluster::start_with(3, |config| {
+        config.propose_timeout_ms = 1_000;
+        config.read_timeout_ms = 1_000;
+        config.quorum_fresh_ms = 500;
+    })
+    .await;
+    cluster.take_down(2).await;
+    cluster.take_down(3).await;
+    let alone = cluster.node(1).clone();
+    alone.propose(create("lonely")).await.unwrap_err();
+    alone.linearize().await.unwrap_err();
+    cluster.eventually("the node knows it has no quorum", || !alone.has_quorum()).await;
+    cluster.bring_up(2).await;
+    cluster.eventually("the quorum is back", || alone.has_quorum()).await;
+    alone.propose(create("together")).await.unwrap().unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_the_log_is_refused_before_it_is_sent() {
+    let cluster = Cluster::start(1).await;
+    let error = cluster.node(1).propose(harness::oversized()).await.unwrap_err();
+    assert!(error.to_string().contains("bytes"), "{error}");
+    cluster.node(1).propose(create("small")).await.unwrap().unwrap();
+    assert!(account("small").as_str() == "small");
+    tokio::time::timeout(Duration::from_secs(10), cluster.stop()).await.unwrap();
+}
