@@ -7,15 +7,21 @@
 //! next commands), [`reconcile`] (an agent's next actions) and [`billing`] (who pays).
 
 pub mod accounts;
+pub mod autoscaler;
 pub mod billing;
 pub mod functions;
 pub mod ids;
 pub mod instances;
 pub mod ledger;
 pub mod nodes;
+pub mod observation;
+pub mod planner;
+pub mod reconcile;
 pub mod rejection;
+pub mod scheduler;
 pub mod state;
 pub mod units;
+pub mod window;
 
 pub use rejection::Rejection;
 pub use state::{Answer, Applied, ClusterState, Command, Entry, ProposalId, Reply};

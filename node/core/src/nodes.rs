@@ -77,6 +77,8 @@ pub struct Node {
     pub incarnation: Incarnation,
     pub profile: Profile,
     pub condition: Condition,
+    /// A drain is an operator's wish: it outlives the process, and a time of being down.
+    pub drain_wanted: bool,
     pub reason: String,
     pub changed_at: Timestamp,
     /// What its live instances take together.
@@ -124,15 +126,12 @@ impl Nodes {
             }
         }
         let restarted = known.is_none_or(|known| incarnation > known.incarnation);
-        let condition = match known.map(|known| known.condition) {
-            // A drain is an operator's wish: it outlives the process.
-            Some(Condition::Draining) => Condition::Draining,
-            _ => Condition::Ready,
-        };
+        let drain_wanted = known.is_some_and(|known| known.drain_wanted);
         let node = Node {
             incarnation,
             profile: profile.clone(),
-            condition,
+            condition: if drain_wanted { Condition::Draining } else { Condition::Ready },
+            drain_wanted,
             reason: "registered".into(),
             changed_at: now,
             reserved: known.map(|known| known.reserved).unwrap_or_default(),
@@ -158,6 +157,11 @@ impl Nodes {
             return Ok(false);
         }
         node.condition = condition;
+        match condition {
+            Condition::Ready => node.drain_wanted = false,
+            Condition::Draining => node.drain_wanted = true,
+            Condition::Down => {}
+        }
         node.reason = reason.to_owned();
         node.changed_at = now;
         Ok(true)

@@ -88,8 +88,8 @@ pub struct Instances {
     by_id: OrdMap<InstanceId, Arc<Instance>>,
     live_by_function: OrdMap<FunctionName, OrdSet<InstanceId>>,
     live_by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
-    /// Ended instances, oldest first, by the generation they were placed as.
-    finished: OrdMap<Generation, InstanceId>,
+    /// Ended instances, those that ended first come first.
+    finished: OrdMap<(Timestamp, Generation), InstanceId>,
     last_generation: Generation,
     decisions: Decisions,
 }
@@ -121,6 +121,11 @@ impl Instances {
     /// Functions with live instances.
     pub fn functions(&self) -> impl Iterator<Item = &FunctionName> {
         self.live_by_function.keys()
+    }
+
+    /// The generation of the newest placement.
+    pub fn last_generation(&self) -> Generation {
+        self.last_generation
     }
 
     pub fn decisions(&self) -> &Decisions {
@@ -179,7 +184,7 @@ impl Instances {
         let ended = Arc::clone(&self.by_id[&id]);
         unlist(&mut self.live_by_function, &ended.function, id);
         unlist(&mut self.live_by_node, &ended.node, id);
-        self.finished.insert(ended.generation, id);
+        self.finished.insert((now, ended.generation), id);
         if self.finished.len() > FINISHED_MAX
             && let Some((oldest, forgotten)) = self.finished.get_min().cloned()
         {

@@ -82,7 +82,7 @@ pub enum DrainReason {
     LowUtilization,
     /// Nothing was asked of it for the keep-alive time.
     Idle,
-    /// A newer version of the function is ready.
+    /// A newer version of the function takes its place.
     OldVersion,
     FunctionDeleted,
     NodeDraining,
@@ -95,7 +95,7 @@ impl fmt::Display for DrainReason {
         f.write_str(match self {
             DrainReason::LowUtilization => "utilization stayed low for the whole window",
             DrainReason::Idle => "idle for the keep-alive time",
-            DrainReason::OldVersion => "a newer version is ready",
+            DrainReason::OldVersion => "a newer version takes its place",
             DrainReason::FunctionDeleted => "the function was deleted",
             DrainReason::NodeDraining => "its node is being drained",
             DrainReason::AboveMaximum => "more instances than the maximum",

@@ -53,7 +53,8 @@ pub struct Ledger {
     usage: OrdMap<RowKey, Usage>,
     /// Closed instance time, under the account that pays for it.
     instance_time: OrdMap<RowKey, InstanceTime>,
-    intervals: OrdMap<Generation, Interval>,
+    /// Those that ended first come first.
+    intervals: OrdMap<(Timestamp, Generation), Interval>,
     /// The last batch applied from each node.
     marks: OrdMap<NodeId, (Incarnation, u64)>,
 }
@@ -96,9 +97,9 @@ impl Ledger {
     }
 
     pub(crate) fn close(&mut self, generation: Generation, interval: Interval) {
-        self.intervals.insert(generation, interval);
+        self.intervals.insert((interval.ended_at, generation), interval);
         if self.intervals.len() > INTERVALS_MAX
-            && let Some(oldest) = self.intervals.get_min().map(|(generation, _)| *generation)
+            && let Some(oldest) = self.intervals.get_min().map(|(key, _)| *key)
         {
             self.intervals.remove(&oldest);
         }
