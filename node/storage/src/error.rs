@@ -1,7 +1,7 @@
 //! How storage fails. A failed *write* has no place here: it ends the process.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use muster_core::ids::NodeId;
 use openraft::{AnyError, StorageError, StorageIOError};
@@ -42,6 +42,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A failed read. What sled finds corrupt only then is no less corrupt.
+    pub(crate) fn read(dir: &Path, what: &'static str, source: sled::Error) -> StoreError {
+        match source {
+            sled::Error::Corruption { .. } => {
+                StoreError::Corrupt { dir: dir.to_owned(), what: format!("{what}: {source}") }
+            }
+            source => StoreError::Read { what, source },
+        }
+    }
+
     /// The error as openraft wants it, from a write to the log.
     pub(crate) fn writing_logs<N: openraft::NodeId>(self) -> StorageError<N> {
         StorageIOError::write_logs(AnyError::new(&self)).into()

@@ -141,7 +141,7 @@ impl Iterator for Records<'_> {
 
 impl Records<'_> {
     fn next_part(&mut self) -> Option<Result<(Key, IVec), StoreError>> {
-        let pair = self.pairs.next()?.map_err(|source| StoreError::Read { what: "a record", source });
+        let pair = self.pairs.next()?.map_err(|source| StoreError::read(self.dir, "a record", source));
         Some(pair.and_then(|(key, value)| match Key::parse(&key) {
             Some(key) => Ok((key, value)),
             None => Err(self.corrupt(format!("a key of {} bytes", key.len()))),
@@ -170,9 +170,9 @@ impl Records<'_> {
 }
 
 /// The greatest id of a kind.
-pub(crate) fn last_id(tree: &Tree, kind: Kind) -> Result<Option<u64>, StoreError> {
+pub(crate) fn last_id(tree: &Tree, dir: &Path, kind: Kind) -> Result<Option<u64>, StoreError> {
     let last = tree.range(Key::first(kind, 0)..Key::end(kind)).next_back();
-    let last = last.transpose().map_err(|source| StoreError::Read { what: "the last record", source })?;
+    let last = last.transpose().map_err(|source| StoreError::read(dir, "the last record", source))?;
     Ok(last.and_then(|(key, _)| Key::parse(&key)).map(Key::id))
 }
 

@@ -13,6 +13,10 @@
 //! * [`log`]: openraft's log storage; [`snapshot`], [`journal`], [`identity`]: the rest;
 //! * [`codec`]: how records and peer messages are encoded.
 //!
+//! **What it cannot see.** sled keeps a checksum with all it writes, and damage is reported as
+//! [`StoreError::Corrupt`]. But damage to the very last thing written looks like a write that was
+//! cut short, and is dropped as such.
+//!
 //! **Invariant.** Nothing but the durability thread writes to the database, and it never retries a
 //! failed write or sync: it aborts the process.
 

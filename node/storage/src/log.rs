@@ -64,7 +64,7 @@ where
         let committed = load_mark(db, dir, Kind::Committed, "the committed log id")?;
         let purged: Option<LogId<C::NodeId>> = load_mark(db, dir, Kind::Purged, "the purged log id")?;
         let first = purged.as_ref().map_or(0, |id| id.index + 1);
-        let last = match keys::last_id(db, Kind::Log)?.filter(|index| *index >= first) {
+        let last = match keys::last_id(db, dir, Kind::Log)?.filter(|index| *index >= first) {
             Some(index) => {
                 read(store.inner(), index, index + 1, RECORD_MAX)?.pop().map(|entry: Entry<C>| entry.log_id)
             }

@@ -125,9 +125,9 @@ impl SnapshotStore {
 }
 
 impl State {
-    pub(crate) fn load(db: &sled::Db, _dir: &Path) -> Result<State, StoreError> {
-        let current = keys::last_id(db, Kind::SnapshotManifest)?.unwrap_or(0);
-        let begun = keys::last_id(db, Kind::SnapshotChunk)?.unwrap_or(0).max(current);
+    pub(crate) fn load(db: &sled::Db, dir: &Path) -> Result<State, StoreError> {
+        let current = keys::last_id(db, dir, Kind::SnapshotManifest)?.unwrap_or(0);
+        let begun = keys::last_id(db, dir, Kind::SnapshotChunk)?.unwrap_or(0).max(current);
         Ok(State { begun: Mutex::new(begun), current: AtomicU64::new(current) })
     }
 
@@ -144,7 +144,7 @@ fn check(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreErro
     if bytes > limit { Err(StoreError::TooLarge { what, bytes, limit }) } else { Ok(()) }
 }
 
-fn put_chunk(generation: u64, number: u32, bytes: &[u8]) -> Change {
+pub(crate) fn put_chunk(generation: u64, number: u32, bytes: &[u8]) -> Change {
     let mut value = Vec::with_capacity(bytes.len() + CRC_BYTES);
     value.extend_from_slice(bytes);
     value.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
@@ -166,7 +166,7 @@ fn read(inner: &Inner, generation: u64) -> Result<Option<Snapshot>, StoreError> 
     let mut pairs = inner.db.range(range);
     for number in 0..manifest.chunks {
         let pair = pairs.next().transpose();
-        let pair = pair.map_err(|source| StoreError::Read { what: "a snapshot's chunk", source })?;
+        let pair = pair.map_err(|source| StoreError::read(&inner.dir, "a snapshot's chunk", source))?;
         let expected = Key::new(Kind::SnapshotChunk, generation, number);
         let value = pair.filter(|(key, _)| Key::parse(key) == Some(expected)).map(|(_, value)| value);
         let value = value.ok_or_else(|| corrupt(format!("chunk {number} of the snapshot is missing")))?;

@@ -1,0 +1,164 @@
+//! The log: what survives a reopen, what a reader sees, what a crash may not mix up.
+
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{LogState, RaftLogReader, Vote};
+use tempfile::TempDir;
+
+use super::{Log, NodeId, append, block_on, data, entry, expect_entries, id, open};
+use crate::log::{CACHE_BYTES, CACHE_ENTRIES};
+use crate::{Store, keys};
+
+/// Ends a store with `close`, or just drops it.
+fn end(store: Store, log: Log, closed: bool) {
+    if closed {
+        store.close();
+    }
+    drop((store, log));
+}
+
+#[test]
+fn a_reopened_log_is_the_same() {
+    for closed in [true, false] {
+        let dir = TempDir::new().unwrap();
+        let vote = Vote::new(7, NodeId(3));
+        block_on(async {
+            let store = open(dir.path());
+            let mut log: Log = store.log().unwrap();
+            append(&mut log, 0..40).await;
+            log.save_vote(&vote).await.unwrap();
+            log.truncate(id(30)).await.unwrap();
+            log.save_committed(Some(id(20))).await.unwrap();
+            log.purge(id(9)).await.unwrap();
+            // Marks wait for a write to go with.
+            append(&mut log, 30..32).await;
+            expect_entries(&mut log, 10..32).await;
+            end(store, log, closed);
+
+            let store = open(dir.path());
+            let mut log: Log = store.log().unwrap();
+            expect_entries(&mut log, 10..32).await;
+            assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+            assert_eq!(log.read_committed().await.unwrap(), Some(id(20)));
+            let state = LogState { last_purged_log_id: Some(id(9)), last_log_id: Some(id(31)) };
+            assert_eq!(log.get_log_state().await.unwrap(), state);
+            append(&mut log, 32..33).await;
+            expect_entries(&mut log, 10..33).await;
+        });
+    }
+}
+
+#[test]
+fn close_makes_marks_durable_too() {
+    let dir = TempDir::new().unwrap();
+    block_on(async {
+        let store = open(dir.path());
+        let mut log: Log = store.log().unwrap();
+        append(&mut log, 0..5).await;
+        log.save_committed(Some(id(3))).await.unwrap();
+        log.purge(id(2)).await.unwrap();
+        end(store, log, true);
+
+        let mut log: Log = open(dir.path()).log().unwrap();
+        assert_eq!(log.read_committed().await.unwrap(), Some(id(3)));
+        expect_entries(&mut log, 3..5).await;
+    });
+}
+
+/// A snapshot from the leader ends beyond the follower's log.
+#[test]
+fn a_purge_beyond_the_end_leaves_no_hole() {
+    let dir = TempDir::new().unwrap();
+    block_on(async {
+        let store = open(dir.path());
+        let mut log: Log = store.log().unwrap();
+        append(&mut log, 0..5).await;
+        log.purge(id(99)).await.unwrap();
+        let state = LogState { last_purged_log_id: Some(id(99)), last_log_id: Some(id(99)) };
+        assert_eq!(log.get_log_state().await.unwrap(), state);
+        append(&mut log, 100..103).await;
+        end(store, log, false);
+
+        let mut log: Log = open(dir.path()).log().unwrap();
+        expect_entries(&mut log, 100..103).await;
+    });
+}
+
+#[test]
+fn what_was_purged_leaves_the_database() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        let mut log: Log = store.log().unwrap();
+        append(&mut log, 0..3000).await;
+        log.purge(id(2899)).await.unwrap();
+        // At once for readers, bit by bit in the database.
+        expect_entries(&mut log, 2900..3000).await;
+        assert!(log.limited_get_log_entries(2899, 2950).await.unwrap().is_empty());
+    });
+    let first = || keys::scan(&store.inner().db, dir.path(), keys::Kind::Log, 0, 3000).next();
+    super::wait_until("purged entries are removed", || first().unwrap().unwrap().0 == 2900);
+}
+
+#[test]
+fn what_left_the_cache_is_read_from_the_database() {
+    let dir = TempDir::new().unwrap();
+    block_on(async {
+        let store = open(dir.path());
+        let mut log: Log = store.log().unwrap();
+        // More than the cache holds, by number and by size.
+        let many = CACHE_ENTRIES as u64 + 2000;
+        for start in (0..many).step_by(500) {
+            append(&mut log, start..start + 500).await;
+        }
+        let end = many.div_ceil(500) * 500;
+        expect_entries(&mut log, 0..end).await;
+        for start in [0, 1999, 2000, 3000, end - 1] {
+            let found = log.limited_get_log_entries(start, end).await.unwrap();
+            let bytes: usize = found.iter().map(|entry| crate::codec::encoded_len(entry).unwrap()).sum();
+            assert!(bytes <= 1 << 20, "{bytes} bytes in one message");
+            let want: Vec<_> = (start..).take(found.len()).map(|index| entry(index, data(index))).collect();
+            assert!(!found.is_empty() && found == want, "from {start}");
+        }
+
+        let big = vec![7; 60_000];
+        let count = (CACHE_BYTES / big.len() + 10) as u64;
+        for index in end..end + count {
+            log.blocking_append([entry(index, big.clone())]).await.unwrap();
+        }
+        let found = log.try_get_log_entries(end..).await.unwrap();
+        assert!(
+            found.len() as u64 == count && found.iter().all(|e| *e == entry(e.log_id.index, big.clone()))
+        );
+        // From the cache a message is filled to the limit; from the database, up to the cache.
+        for (start, least) in [(end, 1), (end + count - 30, (1 << 20) / 60_016)] {
+            let found = log.limited_get_log_entries(start, end + count).await.unwrap();
+            assert!((least..=(1 << 20) / 60_000).contains(&found.len()), "{} from {start}", found.len());
+        }
+    });
+}
+
+/// Readers see entries before these are durable, and the later of two at one index.
+#[test]
+fn a_rewritten_tail_is_the_one_that_is_read() {
+    let dir = TempDir::new().unwrap();
+    block_on(async {
+        let store = open(dir.path());
+        let mut log: Log = store.log().unwrap();
+        append(&mut log, 0..10).await;
+        for round in 0..50_u64 {
+            log.truncate(id(5)).await.unwrap();
+            assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(4)));
+            let tail: Vec<_> = (5..10).map(|index| entry(index, data(index + round))).collect();
+            let mut reader = log.get_log_reader().await;
+            let (written, ()) = tokio::join!(log.blocking_append(tail.clone()), async {
+                assert!(reader.try_get_log_entries(5..10).await.unwrap() == tail, "round {round}");
+            });
+            written.unwrap();
+        }
+        end(store, log, false);
+        let mut log: Log = open(dir.path()).log().unwrap();
+        let tail: Vec<_> = (5..10).map(|index| entry(index, data(index + 49))).collect();
+        assert!(log.try_get_log_entries(5..10).await.unwrap() == tail);
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(9)));
+    });
+}
