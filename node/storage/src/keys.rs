@@ -30,6 +30,7 @@ pub(crate) const PART_MAX: usize = 5 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Kind {
+    Format = 0,
     Vote = 1,
     Committed = 2,
     Purged = 3,

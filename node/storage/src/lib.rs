@@ -17,7 +17,7 @@
 //! [`StoreError::Corrupt`]. But damage to the very last thing written looks like a write that was
 //! cut short, and is dropped as such.
 //!
-//! **Invariant.** Nothing but the durability thread writes to the database, and it never retries a
+//! **Invariant.** Once a store is open, nothing but the durability thread writes to it, and it never retries a
 //! failed write or sync: it aborts the process.
 
 pub mod codec;

@@ -13,11 +13,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::codec;
+use crate::durability::Change;
 use crate::error::StoreError;
+use crate::keys::{self, Kind};
 
 /// The version of the key layout and of how records lie under it. A record's own format is its
 /// first byte. History: 1, 2026-11: the first.
 pub(crate) const FORMAT: u32 = 1;
+
+/// Format of the record that holds [`FORMAT`]. History: 1, 2026-11: the number.
+pub(crate) const RECORD_FORMAT: u8 = 1;
 
 const FORMAT_PREFIX: &str = "muster-storage ";
 
@@ -44,12 +50,17 @@ pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
     let db = open_sled(dir, cache_bytes)?;
     let path = dir.join("db");
     let db_file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
-    if format.is_none() {
-        if !db.is_empty() {
-            return Err(corrupt(dir, "it holds records, and its `format` file is missing".into()));
+    match (format, stored_format(&db, dir)?) {
+        (Some(written), Some(stored)) if written == stored => {}
+        (None, None) if db.is_empty() => store_format(&db, dir)?,
+        // The crash came between the two.
+        (None, Some(FORMAT)) if db.len() == 1 => write_format(dir)?,
+        // sled starts an empty database when it recognizes nothing in its file.
+        (Some(_), None) => return Err(corrupt(dir, "its database is empty, and was not".into())),
+        (None, _) => return Err(corrupt(dir, "it holds records, and its `format` file is missing".into())),
+        (Some(written), Some(stored)) => {
+            return Err(corrupt(dir, format!("its `format` file says {written}, its database {stored}")));
         }
-        db.flush().map_err(|source| StoreError::Open { dir: dir.to_owned(), source })?;
-        write_format(dir)?;
     }
     for path in [&path, &dir.join("conf"), &dir.join("blobs"), dir] {
         sync(path)?;
@@ -103,6 +114,27 @@ fn read_format(dir: &Path) -> Result<Option<u32>, StoreError> {
         Some(found) => Ok(Some(found)),
         None => Err(corrupt(dir, format!("its `format` file reads {text:?}"))),
     }
+}
+
+/// The format as the database has it: its first record, stored before any other.
+fn stored_format(db: &sled::Db, dir: &Path) -> Result<Option<u32>, StoreError> {
+    let record = keys::get(db, dir, Kind::Format, 0)?;
+    record.map(|record| keys::decode(dir, "the format", &[RECORD_FORMAT], &record)).transpose()
+}
+
+/// Stores the format, first in the database and then beside it. The only write that the durability
+/// thread does not make: it does not run yet.
+fn store_format(db: &sled::Db, dir: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Open { dir: dir.to_owned(), source };
+    let record = codec::encode(RECORD_FORMAT, &FORMAT)
+        .map_err(|source| StoreError::Encode { what: "the format", source })?;
+    for change in keys::put(Kind::Format, 0, &record) {
+        if let Change::Put { key, value } = change {
+            db.insert(key, value).map_err(failed)?;
+        }
+    }
+    db.flush().map_err(failed)?;
+    write_format(dir)
 }
 
 fn write_format(dir: &Path) -> Result<(), StoreError> {

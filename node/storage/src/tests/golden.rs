@@ -15,7 +15,7 @@ use super::{TypeConfig, entry, id};
 use crate::durability::Change;
 use crate::keys::{self, Kind, RECORD_MAX};
 use crate::snapshot::{self, Manifest};
-use crate::{Identity, codec, identity, journal, log};
+use crate::{Identity, codec, identity, journal, log, open};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
@@ -45,6 +45,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, format
 
 #[test]
 fn records_are_stored_as_ever() {
+    check("format.v1", open::RECORD_FORMAT, &open::FORMAT);
     check("vote.v1", log::MARK_FORMAT, &Vote::new_committed(300, NodeId(70_000)));
     check("log_id.v1", log::MARK_FORMAT, &id(1 << 40));
     check("identity_new.v1", identity::FORMAT, &Identity::default());
@@ -70,6 +71,7 @@ fn log_entries_are_stored_as_ever() {
 fn keys_and_parts_are_laid_out_as_ever() {
     let mut bytes = Vec::new();
     let kinds = [
+        Kind::Format,
         Kind::Vote,
         Kind::Committed,
         Kind::Purged,
