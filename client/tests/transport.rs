@@ -14,7 +14,7 @@ fn functions() -> Reply {
 }
 
 fn client(urls: &[&str]) -> Client {
-    Client::new(urls, None).unwrap()
+    Client::new(urls, None).expect("node URLs")
 }
 
 #[tokio::test]
@@ -185,7 +185,8 @@ async fn a_silent_node_is_left_for_another() {
 
 #[tokio::test]
 async fn problems_are_decoded_and_other_answers_are_named() {
-    let answers: [(Reply, fn(&Error) -> bool); 4] = [
+    type Expected = fn(&Error) -> bool;
+    let answers: [(Reply, Expected); 4] = [
         (Reply::problem(409, "Conflict", "it has live instances"), |e| {
             e.problem().is_some_and(|p| p.detail == "it has live instances") && e.status() == Some(409)
         }),
