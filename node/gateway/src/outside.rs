@@ -1,0 +1,54 @@
+//! What the gateway needs from the rest of the node.
+
+use std::sync::Arc;
+
+use muster_core::ClusterState;
+use muster_core::functions::UsageDurability;
+use muster_core::ids::NodeId;
+use muster_core::ledger::UsageRow;
+use tokio::sync::watch;
+
+pub use futures_util::future::BoxFuture;
+
+/// The replicated state as this node knows it, and whether it can be relied on.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// An immutable snapshot. Called several times per request, so it must be cheap.
+    fn state(&self) -> Arc<ClusterState>;
+
+    /// Changes after each apply.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Whether a round trip to a quorum succeeded lately.
+    fn has_quorum(&self) -> bool;
+
+    /// Whether this node holds a permission lease. Without one it admits nobody: it could not know
+    /// that a caller was revoked.
+    fn may_admit(&self) -> bool {
+        true
+    }
+
+    /// `host:port` of a node's peer listener.
+    fn peer_address(&self, node: NodeId) -> Option<String> {
+        self.state().nodes.get(node).map(|node| node.profile.peer.clone())
+    }
+}
+
+/// Keeps usage.
+pub trait Meter: Send + Sync + 'static {
+    /// Takes the record of one finished invocation, on its host. Where a future is returned the end
+    /// of the answer waits for it, and the answer is cut if it fails: what a client has seen
+    /// complete is then in the ledger.
+    fn record(
+        &self,
+        row: UsageRow,
+        durability: UsageDurability,
+    ) -> Option<BoxFuture<'static, Result<(), MeterError>>>;
+}
+
+/// A usage record could not be made as durable as the function asks for.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot record usage")]
+pub struct MeterError {
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

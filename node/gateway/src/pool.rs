@@ -1,0 +1,450 @@
+//! One function on this node: its instances here, their slots, and one queue for them.
+//!
+//! The queue is ordered by age across the cluster: a peer's poll counts as old as the oldest request
+//! waiting there, so a host serves its own requests and its peers' alike. There is never a free slot
+//! while the queue holds anything: each change ends with [`Inner::serve`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use muster_core::ids::{AccountName, FunctionName, NodeId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::failure::Failure;
+use crate::host::{Instance, InstanceLoad};
+use crate::metrics::Metrics;
+use crate::slots::{RemoteSlot, Slot};
+use crate::{QUEUE_ACCOUNTS_MAX, QueueLoad};
+
+/// Polls of other nodes that wait for one function. More than nodes in a cluster.
+const POLLS_MAX: usize = 1024;
+
+pub(crate) type Grant = Result<Slot, Failure>;
+
+pub(crate) struct Pool {
+    pub(crate) function: FunctionName,
+    metrics: Arc<Metrics>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    members: Vec<Member>,
+    /// By the time the wait began, then by arrival.
+    queue: BTreeMap<Place, Waiter>,
+    arrivals: u64,
+    /// Waiters in the queue that entered here, and whose they are.
+    local: u32,
+    accounts: BTreeMap<AccountName, u32>,
+    /// Hosts that a demand loop asks for slots.
+    asked: BTreeSet<NodeId>,
+}
+
+type Place = (Instant, u64);
+
+enum Waiter {
+    Local { account: AccountName, grant: oneshot::Sender<Grant> },
+    Peer { want: u32, grant: oneshot::Sender<Vec<SlotGuard>> },
+}
+
+struct Member {
+    instance: Arc<Instance>,
+    in_flight: u32,
+    draining: bool,
+    /// It could not be connected to; left alone until then.
+    suspect_until: Option<Instant>,
+    busy: Duration,
+    counted_at: Instant,
+    completed: u64,
+}
+
+/// A slot that is taken. Dropping it frees the slot.
+pub(crate) struct SlotGuard {
+    pool: Arc<Pool>,
+    pub(crate) instance: Arc<Instance>,
+    served: bool,
+}
+
+/// A place in the queue. Dropping it gives the place up.
+pub(crate) struct Ticket<T> {
+    pool: Arc<Pool>,
+    place: Place,
+    grant: oneshot::Receiver<T>,
+}
+
+/// Slots on their way to those who waited for them. Delivered without the lock: a receiver that is
+/// gone frees its slot at once.
+#[derive(Default)]
+struct Deliveries {
+    local: Vec<(oneshot::Sender<Grant>, Slot)>,
+    peers: Vec<(oneshot::Sender<Vec<SlotGuard>>, Vec<SlotGuard>)>,
+}
+
+impl Pool {
+    pub(crate) fn new(function: FunctionName, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Pool { function, metrics, inner: Mutex::default() })
+    }
+
+    /// A free slot, if nobody waits for one.
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<SlotGuard> {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() {
+            return None;
+        }
+        inner.take_free().map(|instance| self.guard(instance))
+    }
+
+    /// Joins the queue as one that has waited since `since`; `None` if `max` wait here already.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        account: &AccountName,
+        since: Instant,
+        max: Option<u32>,
+    ) -> Option<Ticket<Grant>> {
+        let mut inner = self.lock();
+        if max.is_some_and(|max| inner.local >= max) {
+            return None;
+        }
+        self.metrics.waiting.fetch_add(1, Relaxed);
+        let (grant, receiver) = oneshot::channel();
+        let place = inner.push(since, Waiter::Local { account: account.clone(), grant });
+        self.serve(inner);
+        Some(Ticket { pool: Arc::clone(self), place, grant: receiver })
+    }
+
+    /// Joins the queue for another node whose oldest request has waited since `since`.
+    pub(crate) fn poll(self: &Arc<Self>, want: u32, since: Instant) -> Option<Ticket<Vec<SlotGuard>>> {
+        let mut inner = self.lock();
+        if inner.queue.len() - inner.local as usize >= POLLS_MAX {
+            return None;
+        }
+        let (grant, receiver) = oneshot::channel();
+        let place = inner.push(since, Waiter::Peer { want, grant });
+        self.serve(inner);
+        Some(Ticket { pool: Arc::clone(self), place, grant: receiver })
+    }
+
+    /// Hands a remote slot to the oldest waiter that entered here. Without one it is given back.
+    pub(crate) fn offer(&self, slot: RemoteSlot) {
+        let mut slot = Slot::Remote(slot);
+        loop {
+            let Some(grant) = self.lock().pop_local(&self.metrics) else { return };
+            match grant.send(Ok(slot)) {
+                Ok(()) => return,
+                Err(unwanted) => slot = unwanted.expect("a slot was sent"),
+            }
+        }
+    }
+
+    /// Answers everyone who entered here and waits.
+    pub(crate) fn fail_waiting(&self, failure: &Failure) {
+        loop {
+            let Some(grant) = self.lock().pop_local(&self.metrics) else { return };
+            // One that is gone needs no answer.
+            let _gone = grant.send(Err(failure.clone()));
+        }
+    }
+
+    /// How many entered here and wait, and how long the oldest has.
+    pub(crate) fn waiting(&self) -> (u32, Duration) {
+        let inner = self.lock();
+        (inner.local, inner.oldest_local())
+    }
+
+    pub(crate) fn queue_load(&self) -> Option<QueueLoad> {
+        let inner = self.lock();
+        if inner.local == 0 {
+            return None;
+        }
+        let mut accounts: Vec<_> = inner.accounts.iter().map(|(name, n)| (name.clone(), *n)).collect();
+        accounts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        accounts.truncate(QUEUE_ACCOUNTS_MAX);
+        let oldest_ms = whole_ms(inner.oldest_local());
+        Some(QueueLoad { function: self.function.clone(), waiting: inner.local, oldest_ms, accounts })
+    }
+
+    /// Whether a demand loop for `node` should begin: requests wait, and none runs yet.
+    pub(crate) fn begin_asking(&self, node: NodeId) -> bool {
+        let mut inner = self.lock();
+        inner.local > 0 && inner.asked.insert(node)
+    }
+
+    /// What to ask for: how many wait and how long the oldest has. `None` ends the loop: in one
+    /// step with the count, so that a request which begins to wait later begins a new one.
+    pub(crate) fn demand_or_end(&self, node: NodeId) -> Option<(u32, Duration)> {
+        let mut inner = self.lock();
+        if inner.local > 0 {
+            return Some((inner.local, inner.oldest_local()));
+        }
+        inner.asked.remove(&node);
+        None
+    }
+
+    pub(crate) fn end_asking(&self, node: NodeId) {
+        self.lock().asked.remove(&node);
+    }
+
+    pub(crate) fn add(self: &Arc<Self>, instance: Arc<Instance>) {
+        let mut inner = self.lock();
+        inner.members.push(Member {
+            instance,
+            in_flight: 0,
+            draining: false,
+            suspect_until: None,
+            busy: Duration::ZERO,
+            counted_at: Instant::now(),
+            completed: 0,
+        });
+        self.serve(inner);
+    }
+
+    pub(crate) fn drain(&self, instance: &Arc<Instance>) {
+        if let Some(member) = self.lock().member(instance) {
+            member.draining = true;
+        }
+    }
+
+    /// Leaves an instance alone for a moment. The caller kicks the pool when it is over.
+    pub(crate) fn suspect(&self, instance: &Arc<Instance>, until: Instant) {
+        if let Some(member) = self.lock().member(instance) {
+            member.suspect_until = Some(until);
+        }
+    }
+
+    pub(crate) fn remove(&self, instance: &Arc<Instance>) {
+        let mut inner = self.lock();
+        inner.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
+    }
+
+    /// Slots of it that are taken; zero if it is not here.
+    pub(crate) fn in_flight(&self, instance: &Arc<Instance>) -> u32 {
+        self.lock().member(instance).map_or(0, |member| member.in_flight)
+    }
+
+    /// Whether any instance here takes requests.
+    pub(crate) fn can_serve(&self) -> bool {
+        self.lock().members.iter().any(|member| !member.draining)
+    }
+
+    pub(crate) fn is_unused(&self) -> bool {
+        let inner = self.lock();
+        inner.members.is_empty() && inner.queue.is_empty() && inner.asked.is_empty()
+    }
+
+    pub(crate) fn loads(&self) -> Vec<InstanceLoad> {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let load = |member: &mut Member| {
+            member.count(now);
+            InstanceLoad {
+                instance: member.instance.id,
+                in_flight: member.in_flight,
+                busy_ms: whole_ms(member.busy),
+                ready_ms: whole_ms(now.duration_since(member.instance.ready_at)),
+                completed: member.completed,
+            }
+        };
+        inner.members.iter_mut().map(load).collect()
+    }
+
+    /// Grants what is free to who waits, after a change.
+    pub(crate) fn kick(self: &Arc<Self>) {
+        self.serve(self.lock());
+    }
+
+    fn serve(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+        let mut deliveries = Deliveries::default();
+        inner.serve(self, &mut deliveries);
+        drop(inner);
+        deliveries.deliver();
+    }
+
+    fn release(self: &Arc<Self>, instance: &Arc<Instance>, served: bool) {
+        let mut inner = self.lock();
+        self.metrics.in_flight.fetch_sub(1, Relaxed);
+        let mut idle = true;
+        if let Some(member) = inner.member(instance) {
+            member.count(Instant::now());
+            member.in_flight -= 1;
+            member.completed += u64::from(served);
+            idle = member.in_flight == 0;
+        }
+        self.serve(inner);
+        if idle {
+            instance.idle.notify_waiters();
+        }
+    }
+
+    fn guard(self: &Arc<Self>, instance: Arc<Instance>) -> SlotGuard {
+        self.metrics.in_flight.fetch_add(1, Relaxed);
+        SlotGuard { pool: Arc::clone(self), instance, served: false }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn serve(&mut self, pool: &Arc<Pool>, deliveries: &mut Deliveries) {
+        while let Some(entry) = self.queue.first_entry() {
+            let place = *entry.key();
+            let Some(instance) = self.take_free() else { return };
+            let mut slots = vec![pool.guard(instance)];
+            match self.take_waiter(&place, &pool.metrics).expect("the first waiter is there") {
+                Waiter::Local { grant, .. } => {
+                    let slot = Slot::Local(slots.remove(0));
+                    deliveries.local.push((grant, slot));
+                }
+                Waiter::Peer { want, grant } => {
+                    // More than one only where nobody else waits: the rest of what this peer wants
+                    // is younger than the first, and asks again.
+                    while self.queue.is_empty() && slots.len() < want as usize {
+                        let Some(instance) = self.take_free() else { break };
+                        slots.push(pool.guard(instance));
+                    }
+                    deliveries.peers.push((grant, slots));
+                }
+            }
+        }
+    }
+
+    /// Takes a slot of the least loaded instance; of those alike, the one that came first, so that
+    /// the rest stay idle and can be brought down.
+    fn take_free(&mut self) -> Option<Arc<Instance>> {
+        let now = Instant::now();
+        let free = self.members.iter_mut().filter(|member| member.has_room(now));
+        let chosen = free.min_by(|a, b| {
+            let a_load = u64::from(a.in_flight) * u64::from(b.instance.concurrency);
+            let b_load = u64::from(b.in_flight) * u64::from(a.instance.concurrency);
+            a_load.cmp(&b_load)
+        })?;
+        chosen.count(now);
+        chosen.in_flight += 1;
+        Some(Arc::clone(&chosen.instance))
+    }
+
+    fn push(&mut self, since: Instant, waiter: Waiter) -> Place {
+        let place = (since, self.arrivals);
+        self.arrivals += 1;
+        if let Waiter::Local { account, .. } = &waiter {
+            self.local += 1;
+            *self.accounts.entry(account.clone()).or_default() += 1;
+        }
+        self.queue.insert(place, waiter);
+        place
+    }
+
+    fn take_waiter(&mut self, place: &Place, metrics: &Metrics) -> Option<Waiter> {
+        let waiter = self.queue.remove(place)?;
+        if let Waiter::Local { account, .. } = &waiter {
+            self.local -= 1;
+            metrics.waiting.fetch_sub(1, Relaxed);
+            let of_account = self.accounts.get_mut(account).expect("waiters are counted by account");
+            *of_account -= 1;
+            if *of_account == 0 {
+                self.accounts.remove(account);
+            }
+        }
+        Some(waiter)
+    }
+
+    fn pop_local(&mut self, metrics: &Metrics) -> Option<oneshot::Sender<Grant>> {
+        let place = self.first_local()?;
+        match self.take_waiter(&place, metrics)? {
+            Waiter::Local { grant, .. } => Some(grant),
+            Waiter::Peer { .. } => None,
+        }
+    }
+
+    fn first_local(&self) -> Option<Place> {
+        let local = |waiter: &Waiter| matches!(waiter, Waiter::Local { .. });
+        self.queue.iter().find(|(_, waiter)| local(waiter)).map(|(place, _)| *place)
+    }
+
+    fn oldest_local(&self) -> Duration {
+        self.first_local().map_or(Duration::ZERO, |(since, _)| since.elapsed())
+    }
+
+    fn member(&mut self, instance: &Arc<Instance>) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| Arc::ptr_eq(&member.instance, instance))
+    }
+}
+
+impl Member {
+    fn has_room(&self, now: Instant) -> bool {
+        !self.draining
+            && self.in_flight < self.instance.concurrency
+            && self.suspect_until.is_none_or(|until| until <= now)
+    }
+
+    /// Adds the slot time since the last count. Called before each change of `in_flight`, so that
+    /// `busy` is the exact integral of it.
+    fn count(&mut self, now: Instant) {
+        self.busy += now.duration_since(self.counted_at) * self.in_flight;
+        self.counted_at = now;
+    }
+}
+
+impl SlotGuard {
+    /// Marks that a request was served on it, not just held.
+    pub(crate) fn served(&mut self) {
+        self.served = true;
+    }
+
+    /// Leaves its instance alone for a moment.
+    pub(crate) fn suspect(&self, span: Duration) {
+        let until = Instant::now() + span;
+        self.pool.suspect(&self.instance, until);
+        let pool = Arc::downgrade(&self.pool);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            if let Some(pool) = pool.upgrade() {
+                pool.kick();
+            }
+        });
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        self.pool.release(&self.instance, self.served);
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Waits for the grant. `None` if the queue let go of it, which happens only at shutdown.
+    pub(crate) async fn granted(&mut self) -> Option<T> {
+        (&mut self.grant).await.ok()
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        let given_up = self.pool.lock().take_waiter(&self.place, &self.pool.metrics);
+        drop(given_up);
+    }
+}
+
+impl Deliveries {
+    fn deliver(self) {
+        for (grant, slot) in self.local {
+            // Whoever is gone drops the slot, which frees it for the next.
+            drop(grant.send(Ok(slot)));
+        }
+        for (grant, slots) in self.peers {
+            drop(grant.send(slots));
+        }
+    }
+}
+
+fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

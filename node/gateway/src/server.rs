@@ -1,0 +1,152 @@
+//! The accept loop of both listeners: HTTP/1.1 with bounds on everything a client can grow.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The bounds of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// The head of a request; above it the answer is 431.
+    pub head_max_bytes: usize,
+    /// How long a client may take to send a head, and how long an idle connection is kept.
+    pub head_timeout: Duration,
+    /// How long requests in flight may take to finish at shutdown.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: 10_000,
+            head_max_bytes: 64 * 1024,
+            head_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The pause after a failed accept: it fails because something ran out, mostly file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Cuts the connection that a request came over. In each request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut(CancellationToken);
+
+impl Cut {
+    pub(crate) fn now(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Serves a listener until `shutdown`, then lets requests in flight finish within the grace.
+pub async fn serve<H, F, B>(listener: TcpListener, handler: H, limits: Limits, shutdown: CancellationToken)
+where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let room = Arc::new(Semaphore::new(limits.connections_max));
+    let connections = TaskTracker::new();
+    // Dropped connections end their requests, so whatever is left after the grace is cut.
+    let kill = CancellationToken::new();
+    loop {
+        let (stream, remote, permit) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let connection = Connection { stream, remote, permit, kill: kill.child_token() };
+        connections.spawn(connection.run(handler.clone(), limits.clone(), shutdown.clone()));
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.grace, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "cutting connections that outlast the grace");
+        kill.cancel();
+        connections.wait().await;
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    remote: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    kill: CancellationToken,
+}
+
+impl Connection {
+    async fn run<H, F, B>(self, handler: H, limits: Limits, shutdown: CancellationToken)
+    where
+        H: Fn(Request<Incoming>, SocketAddr) -> F,
+        F: Future<Output = Response<B>>,
+        B: HttpBody<Data = Bytes> + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Connection { stream, remote, permit, kill } = self;
+        let cut = Cut(kill.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(cut.clone());
+            let response = handler(request, remote);
+            async move { Ok::<_, std::convert::Infallible>(response.await) }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_header_size(limits.head_max_bytes)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = serving.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%remote, %error, "connection ended early");
+                    }
+                    break;
+                }
+                () = kill.cancelled() => break,
+                () = shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+        drop(permit);
+    }
+}
+
+/// The next connection, once there is room for it. Errors are waited out: they concern one
+/// connection, or pass.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let permit = Arc::clone(room).acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => match stream.set_nodelay(true) {
+                Ok(()) => return (stream, remote, permit),
+                Err(error) => tracing::debug!(%remote, %error, "connection closed at once"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
