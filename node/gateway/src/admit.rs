@@ -17,7 +17,7 @@ use crate::failure::{Failure, Kind};
 use crate::headers::bearer;
 use crate::tally::now;
 
-const PREFIX: &str = "/function/";
+pub(crate) const PREFIX: &str = "/function/";
 
 /// A request that may be served.
 pub(crate) struct Admitted {

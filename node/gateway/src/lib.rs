@@ -51,7 +51,7 @@ use hyper::body::Incoming;
 use muster_core::ids::{AccountName, FunctionName};
 use tokio::sync::Notify;
 
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, boxed, full};
 pub use config::{Config, ConfigError, Secret};
 pub use host::{Host, Hosted, InstanceLoad};
 pub use metrics::Metrics;
@@ -69,6 +69,11 @@ pub struct QueueLoad {
     pub oldest_ms: u64,
     /// Whose they are, most waiting first; at most [`QUEUE_ACCOUNTS_MAX`].
     pub accounts: Vec<(AccountName, u32)>,
+}
+
+/// Whether [`Gateway::handle`] is to answer a request of the public listener.
+pub fn is_invocation<B>(request: &Request<B>) -> bool {
+    request.uri().path().starts_with(admit::PREFIX)
 }
 
 /// One node's invocation path. Both listeners hand it their requests; the agent tells its
@@ -129,6 +134,11 @@ impl Gateway {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Appends the gateway's metrics in Prometheus' text format.
+    pub fn render_metrics(&self, out: &mut String) {
+        self.metrics.render(out);
     }
 }
 

@@ -45,10 +45,11 @@ pub trait Meter: Send + Sync + 'static {
     ) -> Option<BoxFuture<'static, Result<(), MeterError>>>;
 }
 
-/// A usage record could not be made as durable as the function asks for.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot record usage")]
-pub struct MeterError {
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+/// A usage record is not as durable as the function asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MeterError {
+    #[error("the usage record could not be made durable")]
+    NotDurable,
+    #[error("the node is stopping")]
+    Stopping,
 }

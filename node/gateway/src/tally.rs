@@ -82,8 +82,10 @@ impl Tally {
         }
         slot.served();
         let row = self.row(&slot, outcome);
+        let recorded = self.meter.record(row, self.bill.durability);
+        // In this order: whoever sees the instance drained finds its usage with the meter.
         drop(slot);
-        self.meter.record(row, self.bill.durability)
+        recorded
     }
 
     /// Ends it without an answer. Nobody waits for the record: there is no answer to hold back.
@@ -136,7 +138,7 @@ pub(crate) fn finish(recorded: BoxFuture<'static, Result<(), MeterError>>) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {
             if let Err(error) = recorded.await {
-                tracing::warn!(%error, cause = %error.source, "usage of a failed invocation was not recorded");
+                tracing::warn!(%error, "usage of a failed invocation was not recorded");
             }
         });
     }
