@@ -33,8 +33,9 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
-    /// An answer that is not what the API promises; often something other than Muster gave it.
-    #[error("{node} answered {status}, but not as Muster does: {what}")]
+    /// An answer without the JSON that the API promises, often because something other than a node
+    /// gave it.
+    #[error("{node} answered {}: {what}", status.as_u16())]
     Malformed {
         node: String,
         status: StatusCode,

@@ -191,28 +191,22 @@ impl Answer {
         };
         let whole = answer.body.fill(wanted).await.map_err(Failure::Broken)?;
         match answer.problem(invocation) {
-            Some(problem) if is_problem && whole => Err(answer.refusal(problem)),
+            Some(problem) if is_problem && whole => {
+                let not_started = problem.invocation_state == Some(InvocationState::NotStarted);
+                let error = Error::Problem { problem: Box::new(problem), retry_after: answer.retry_after() };
+                Err(answer.refusal(error, not_started))
+            }
             _ if invocation => Ok(answer),
             _ if !whole => Err(Failure::Final(answer.malformed("it is too long", None))),
-            _ => Ok(answer),
+            _ if answer.status.is_success() => Ok(answer),
+            _ => Err(answer.refusal(answer.unexpected(), false)),
         }
     }
 
-    /// The body as JSON, of a request that succeeded.
+    /// The body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
-        let answer = self.success()?;
-        serde_json::from_slice(answer.body.peek())
-            .map_err(|error| answer.malformed("its body is not the expected JSON", Some(error)))
-    }
-
-    /// Itself, of a request that succeeded.
-    pub(crate) fn success(self) -> Result<Self, Error> {
-        if self.status.is_success() {
-            return Ok(self);
-        }
-        let text = String::from_utf8_lossy(self.body.peek());
-        let quoted: String = text.trim().chars().take(QUOTED_MAX).collect();
-        Err(self.malformed(&format!("no problem document but `{quoted}`"), None))
+        serde_json::from_slice(self.body.peek())
+            .map_err(|error| self.malformed("its body is not the expected JSON", Some(error)))
     }
 
     fn is_problem_json(&self) -> bool {
@@ -230,16 +224,24 @@ impl Answer {
         (!from_function).then_some(problem)
     }
 
-    fn refusal(&self, problem: Problem) -> Failure {
-        let retry_after = self.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let retry_after = retry_after.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
-        let not_started = problem.invocation_state == Some(InvocationState::NotStarted);
-        let error = Error::Problem { problem: Box::new(problem), retry_after };
+    fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        text.trim().parse().ok().map(Duration::from_secs)
+    }
+
+    fn refusal(&self, error: Error, not_started: bool) -> Failure {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            Failure::Busy { error, retry_after, not_started }
+            Failure::Busy { error, retry_after: self.retry_after(), not_started }
         } else {
             Failure::Final(error)
         }
+    }
+
+    /// The error of an answer that is neither a success nor a problem.
+    fn unexpected(&self) -> Error {
+        let text = String::from_utf8_lossy(self.body.peek());
+        let quoted: String = text.trim().chars().take(QUOTED_MAX).collect();
+        self.malformed(&format!("no problem document but `{quoted}`"), None)
     }
 
     fn malformed(&self, what: &str, source: Option<serde_json::Error>) -> Error {

@@ -101,7 +101,11 @@ fn scaled(count: u64, step: u64, units: &[&str]) -> String {
     }
     match divisor {
         1 => format!("{count} {unit}"),
-        _ => format!("{}.{} {unit}", count / divisor, count % divisor / (divisor / 10).max(1) % 10),
+        _ => {
+            // Wide, so that ten times the remainder fits.
+            let tenths = u128::from(count % divisor) * 10 / u128::from(divisor);
+            format!("{}.{tenths} {unit}", count / divisor)
+        }
     }
 }
 
