@@ -27,6 +27,8 @@ pub struct Config {
     #[serde(default)]
     pub raft: muster_consensus::Config,
     #[serde(default)]
+    pub gateway: muster_gateway::Config,
+    #[serde(default)]
     pub agent: Agent,
     #[serde(default)]
     pub controller: Controller,
@@ -41,13 +43,6 @@ pub struct Http {
     pub listen: SocketAddr,
     /// `host:port` where clients and peers reach it; the listening address if absent.
     pub advertise: Option<String>,
-    /// The largest invocation body.
-    #[serde(default = "default_body_limit")]
-    pub body_limit_bytes: u64,
-}
-
-fn default_body_limit() -> u64 {
-    6 * 1024 * 1024
 }
 
 /// The listener for other nodes.
@@ -160,11 +155,11 @@ impl Config {
     fn validate(&self) -> anyhow::Result<()> {
         ensure!(self.node_id > 0, "`node_id` must be above 0");
         self.raft.validate().map_err(anyhow::Error::msg)?;
+        self.gateway.validate().context("`gateway`")?;
         for (name, value) in [
             ("agent.report_every_ms", self.agent.report_every_ms),
             ("agent.reconcile_every_ms", self.agent.reconcile_every_ms),
             ("controller.plan_every_ms", self.controller.plan_every_ms),
-            ("http.body_limit_bytes", self.http.body_limit_bytes),
         ] {
             ensure!(value > 0, "`{name}` must be above 0");
         }

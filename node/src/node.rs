@@ -72,8 +72,9 @@ impl Node {
             .context("cannot start consensus")?;
         let meter = Meter::spawn(id, incarnation, store.journal(), consensus.clone());
         let gateway_config = muster_gateway::Config {
-            body_limit_bytes: config.http.body_limit_bytes,
-            ..muster_gateway::Config::new(id, secret.clone())
+            node: id,
+            peer_secret: muster_gateway::Secret::new(secret.clone()),
+            ..config.gateway.clone()
         };
         let plane = Arc::new(Plane { consensus: consensus.clone() });
         let gateway = Gateway::new(gateway_config, plane, Arc::new(meter.clone()));
@@ -144,8 +145,8 @@ async fn open(config: &Config) -> anyhow::Result<(Store, Incarnation)> {
     let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         let store = Store::open(&dir, Options::default())
             .with_context(|| format!("cannot open the store in {}", dir.display()))?;
-        store.identity().claim_node(id).context("this store is another node's")?;
-        let incarnation = store.identity().begin_incarnation().context("cannot begin a new incarnation")?;
+        store.claim_node(id).context("this store is another node's")?;
+        let incarnation = store.begin_incarnation().context("cannot begin a new incarnation")?;
         Ok((store, incarnation))
     });
     opening.await.context("opening the store panicked")?
@@ -153,7 +154,7 @@ async fn open(config: &Config) -> anyhow::Result<(Store, Incarnation)> {
 
 async fn serve_peers(listener: TcpListener, service: PeerService, stop: CancellationToken) {
     let handler = move |request: Request<Incoming>, _remote| service.clone().handle(request);
-    muster_gateway::serve(listener, handler, muster_gateway::ServerLimits::default(), stop).await;
+    muster_gateway::serve(listener, handler, muster_gateway::Limits::default(), stop).await;
 }
 
 /// One port for both: invocations never pass through the admin API's router.
@@ -169,7 +170,7 @@ async fn serve_public(listener: TcpListener, gateway: Arc<Gateway>, app: App, st
             answer.map(muster_gateway::boxed)
         }
     };
-    muster_gateway::serve(listener, handler, muster_gateway::ServerLimits::default(), stop).await;
+    muster_gateway::serve(listener, handler, muster_gateway::Limits::default(), stop).await;
 }
 
 /// What needs a quorum: begin the cluster if asked to, register this host, then run its agent.
@@ -189,13 +190,13 @@ async fn join(
         let cluster = cluster_id(&consensus).await?;
         let engines = engines(&config, cluster).await?;
         register(&config, incarnation, &consensus, engines.keys().copied().collect()).await?;
-        anyhow::Ok(engines)
+        anyhow::Ok((cluster, engines))
     };
-    let engines = tokio::select! {
+    let (cluster, engines) = tokio::select! {
         joined = joined => joined?,
         () = stop.cancelled() => return Ok(()),
     };
-    Agent::new(&config, incarnation, engines, consensus, controller, gateway, meter).run(stop).await;
+    Agent::new(&config, cluster, incarnation, engines, consensus, controller, gateway, meter).run(stop).await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use muster_consensus::{Consensus, RPC_BODY_MAX, RPC_PREFIX};
 use muster_gateway::{Body, Gateway};

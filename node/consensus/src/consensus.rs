@@ -114,6 +114,11 @@ impl Consensus {
         Ok(answers)
     }
 
+    /// Queues a command whose answer nobody waits for. It keeps its place before later ones.
+    pub fn propose_detached(&self, command: Command) -> Result<(), ProposeError> {
+        self.proposer.submit(vec![command]).map(drop)
+    }
+
     /// Returns once this node has applied everything acknowledged before the call, anywhere.
     pub async fn linearize(&self) -> Result<(), ReadError> {
         self.reads.linearize().await

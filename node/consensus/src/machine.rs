@@ -17,7 +17,7 @@ use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConf
 /// An immutable state and how far it reaches.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    pub state: ClusterState,
+    pub state: Arc<ClusterState>,
     pub(crate) applied: Option<LogId>,
 }
 
@@ -136,7 +136,7 @@ impl Machine {
     }
 
     fn publish(&self) {
-        self.published.store(Arc::new(Published { state: self.state.clone(), applied: self.applied }));
+        self.published.store(Arc::new(Published { state: Arc::new(self.state.clone()), applied: self.applied }));
         self.changes.send_replace(self.applied.map_or(0, |id| id.index));
     }
 }

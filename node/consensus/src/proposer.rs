@@ -127,11 +127,12 @@ impl Worker {
         let mut fate = self.pending.expect(proposal.id);
         let mut maybe_taken = false;
         while Instant::now() < deadline {
-            let sending = self.send(&proposal, deadline);
+            let sending = timeout_at(deadline, self.send(&proposal, deadline));
             tokio::select! {
                 biased;
                 fate = &mut fate => return fate.map_err(|_| ProposeError::Stopping),
-                sent = sending => match sent {
+                // A leader without a quorum never finishes; what it took may yet be committed.
+                sent = sending => match sent.unwrap_or(Sent::MaybeTaken) {
                     Sent::Committed => {
                         let applied = timeout_at(deadline, &mut fate).await;
                         self.pending.forget();

@@ -13,8 +13,8 @@ use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConf
 
 /// The format of a snapshot's data and of its metadata.
 const FORMAT: u8 = 1;
-/// No snapshot of a sane cluster is larger; a length beyond it is damage.
-const STATE_MAX: usize = 8 * 1024 * 1024 * 1024;
+/// As much as the store takes in one snapshot.
+const STATE_MAX: usize = codec::DECODE_MAX;
 const META_MAX: usize = 64 * 1024;
 
 /// Where the last snapshot lies. Saves take turns, and an older one never replaces a newer one.

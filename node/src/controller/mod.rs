@@ -13,7 +13,7 @@ use std::time::Duration;
 use muster_consensus::Consensus;
 use muster_core::ids::{InstanceId, NodeId};
 use muster_core::observation::NodeReport;
-use muster_core::planner::{self, Memory, Settings};
+use muster_core::planner::{self, Limits, Memory};
 use muster_core::units::Millis;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -37,15 +37,15 @@ struct Inner {
     /// A queue formed somewhere: plan now.
     urgent: Notify,
     plan_every: Duration,
-    settings: Settings,
+    limits: Limits,
 }
 
 impl Controller {
     pub(crate) fn new(config: &Config, consensus: Consensus, peer_secret: String) -> Self {
-        let settings = Settings {
+        let limits = Limits {
             down_after: Millis(config.controller.down_after_ms),
             returning_after: Millis(config.controller.returning_after_ms),
-            ..Settings::default()
+            ..Limits::default()
         };
         Controller(Arc::new(Inner {
             leader: LeaderClient::new(peer_secret),
@@ -53,7 +53,7 @@ impl Controller {
             observations: Observations::default(),
             urgent: Notify::new(),
             plan_every: Duration::from_millis(config.controller.plan_every_ms),
-            settings,
+            limits,
         }))
     }
 
@@ -133,7 +133,7 @@ impl Controller {
     async fn lead(&self, term: u64) {
         tracing::info!(term, "this node leads");
         self.0.observations.begin();
-        let mut memory = Memory::default();
+        let mut memory = Memory::new(self.0.limits);
         loop {
             // Both a plan in time and a plan at once are plans.
             let _elapsed = tokio::time::timeout(self.0.plan_every, self.0.urgent.notified()).await;
@@ -158,8 +158,7 @@ impl Controller {
         let published = self.0.consensus.state();
         let observed = self.0.observations.observed();
         let now = muster_consensus::now();
-        let commands =
-            planner::plan(&published.state, &observed, memory, now, &self.0.settings, &mut random::id);
+        let commands = planner::plan(&published.state, &observed, memory, now, &mut random::id);
         if commands.is_empty() {
             return;
         }

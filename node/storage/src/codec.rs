@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 /// The most bytes one length field may claim while decoding, so that a forged length cannot make
 /// the decoder ask for all memory. No caller's own limit may be above it.
-pub const DECODE_MAX: usize = 64 << 20;
+pub const DECODE_MAX: usize = 1 << 30;
 
 /// A value that cannot be encoded, or bytes that are not a valid encoding.
 #[derive(Debug, thiserror::Error)]

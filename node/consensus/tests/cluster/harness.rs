@@ -91,8 +91,8 @@ impl Cluster {
     async fn run(&mut self, id: u64, listener: TcpListener) {
         let dir = self.dirs[&id].path().to_owned();
         let store = Store::open(&dir, Options::default()).unwrap();
-        store.identity().claim_node(NodeId(id)).unwrap();
-        let incarnation = store.identity().begin_incarnation().unwrap();
+        store.claim_node(NodeId(id)).unwrap();
+        let incarnation = store.begin_incarnation().unwrap();
         let consensus =
             Consensus::start(NodeId(id), incarnation, &self.config, &store, "secret".into()).await.unwrap();
         let router = Router::new()

@@ -1,0 +1,228 @@
+//! What an agent does about one instance. Every action is harmless to repeat; one that fails is
+//! found due again by the next comparison.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::functions::{EngineKind, Spec};
+use muster_core::ids::{Generation, InstanceId};
+use muster_core::instances::{self, Instance};
+use muster_core::reconcile::AgentAction;
+use muster_core::units::Millis;
+use muster_core::{ClusterState, Command};
+use muster_engine::{Engine, Launch, RunState, Running, readiness};
+use muster_gateway::Hosted;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Tools;
+
+/// How long usage may take to reach the ledger before its instance's end does. Late usage still
+/// counts; it only no longer splits the instance's cost.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// The pause before a launch is tried again that failed for a passing reason.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The instance takes requests.
+    Serving,
+    /// Nothing of it is left here.
+    Forgotten,
+    Other,
+}
+
+type Listed = Option<(EngineKind, Running)>;
+
+pub(super) async fn run(
+    tools: Arc<Tools>,
+    action: AgentAction,
+    listed: Listed,
+    instance: Option<Arc<Instance>>,
+    call_off: CancellationToken,
+) -> Outcome {
+    tracing::debug!(?action, "acting");
+    match (action, instance) {
+        (AgentAction::Launch { instance: id }, Some(instance)) => {
+            mark(&tools, instances::Command::MarkStarting { instance: id, generation: instance.generation });
+            start(&tools, id, &instance, None, call_off).await
+        }
+        (AgentAction::Adopt { instance: id }, Some(instance)) => {
+            let running = listed.and_then(|(_, running)| match running.state {
+                RunState::Running { addr } => Some(addr),
+                _ => None,
+            });
+            start(&tools, id, &instance, running, call_off).await
+        }
+        (AgentAction::Drain { instance: id }, Some(instance)) => drain(&tools, id, &instance).await,
+        (AgentAction::ReportFailed { instance: id, generation, reason }, Some(instance)) => {
+            fail(&tools, id, generation, instance.engine, reason).await
+        }
+        (AgentAction::ReportStopped { instance: id, generation }, Some(instance)) => {
+            remove(&tools, id, Some(instance.engine), Millis::ZERO).await;
+            report_stopped(&tools, id, generation).await
+        }
+        (AgentAction::Stop { instance: id }, instance) => {
+            let kind = listed.map(|(kind, _)| kind).or(instance.map(|i| i.engine));
+            // The cluster has given it up, but whoever still waits for its answer may get it.
+            finish_in_flight(&tools, id).await;
+            remove(&tools, id, kind, Millis(tools.settings.stop_grace_ms)).await;
+            Outcome::Forgotten
+        }
+        (AgentAction::Forget { instance: id }, instance) => {
+            let kind = listed.map(|(kind, _)| kind).or(instance.map(|i| i.engine));
+            remove(&tools, id, kind, Millis::ZERO).await;
+            Outcome::Forgotten
+        }
+        (action, None) => unreachable!("reconcile named an instance that is not in the state: {action:?}"),
+    }
+}
+
+/// Launches or adopts, waits until it is ready, and routes to it.
+async fn start(
+    tools: &Tools,
+    id: InstanceId,
+    instance: &Instance,
+    running: Option<SocketAddr>,
+    call_off: CancellationToken,
+) -> Outcome {
+    let spec = tools.consensus.with_state(|state| spec_of(state, instance));
+    let limit = spec.as_ref().map_or(Millis::from_secs(60), |spec| spec.startup_timeout);
+    let starting = async {
+        let addr = match running {
+            Some(addr) => addr,
+            None => launch(tools, id, instance, spec.clone()).await?,
+        };
+        let path = spec.as_ref().and_then(|spec| spec.readiness_path.clone());
+        let deadline = Instant::now() + limit.to_duration();
+        readiness::wait_ready(addr, path.as_deref(), deadline)
+            .await
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        Ok(addr)
+    };
+    let not_in_time = || Err(format!("was not ready within {limit}"));
+    let started: Result<SocketAddr, String> = tokio::select! {
+        started = timeout(limit.to_duration(), starting) => started.unwrap_or_else(|_elapsed| not_in_time()),
+        () = call_off.cancelled() => return Outcome::Other,
+    };
+    match started {
+        Ok(addr) => {
+            tools.gateway.host().add(Hosted {
+                instance: id,
+                generation: instance.generation,
+                function: instance.function.clone(),
+                addr,
+                concurrency: instance.concurrency,
+                memory_mb: instance.resources.memory_mb,
+            });
+            if instance.phase.is_launching() {
+                mark(tools, instances::Command::MarkReady { instance: id, generation: instance.generation });
+            }
+            tracing::info!(instance = %id, function = %instance.function, %addr, "serving");
+            Outcome::Serving
+        }
+        Err(reason) => fail(tools, id, instance.generation, instance.engine, reason).await,
+    }
+}
+
+fn spec_of(state: &ClusterState, instance: &Instance) -> Option<Arc<Spec>> {
+    let function = state.functions.get(instance.function.as_str())?;
+    let version = function.versions().iter().find(|version| version.number == instance.version)?;
+    Some(Arc::clone(&version.spec))
+}
+
+async fn launch(
+    tools: &Tools,
+    id: InstanceId,
+    instance: &Instance,
+    spec: Option<Arc<Spec>>,
+) -> Result<SocketAddr, String> {
+    let spec = spec.ok_or("its function or version is gone")?;
+    let engine = engine(tools, instance.engine).ok_or("this host lacks its engine")?;
+    let launch = Launch {
+        cluster: tools.cluster,
+        node: tools.node,
+        instance: id,
+        generation: instance.generation,
+        function: instance.function.clone(),
+        version: instance.version,
+        spec,
+    };
+    loop {
+        match engine.launch(&launch).await {
+            Ok(addr) => return Ok(addr),
+            // The caller's deadline bounds this.
+            Err(error) if error.may_retry() => {
+                tracing::warn!(instance = %id, "a launch is tried again: {}", error.reason());
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => return Err(error.reason()),
+        }
+    }
+}
+
+async fn drain(tools: &Tools, id: InstanceId, instance: &Instance) -> Outcome {
+    finish_in_flight(tools, id).await;
+    remove(tools, id, Some(instance.engine), Millis(tools.settings.stop_grace_ms)).await;
+    report_stopped(tools, id, instance.generation).await
+}
+
+/// Takes no new requests and lets those in flight finish, up to the grace.
+async fn finish_in_flight(tools: &Tools, id: InstanceId) {
+    let host = tools.gateway.host();
+    host.drain(id);
+    let grace = Duration::from_millis(tools.settings.drain_grace_ms);
+    if timeout(grace, host.drained(id)).await.is_err() {
+        tracing::warn!(instance = %id, "requests were still in flight after the drain grace");
+    }
+}
+
+async fn report_stopped(tools: &Tools, id: InstanceId, generation: Generation) -> Outcome {
+    // What it did must be in the ledger before its interval closes.
+    tools.meter.settle(SETTLE_LIMIT).await;
+    propose(tools, instances::Command::MarkStopped { instance: id, generation }).await;
+    Outcome::Forgotten
+}
+
+async fn fail(
+    tools: &Tools,
+    id: InstanceId,
+    generation: Generation,
+    engine: EngineKind,
+    reason: String,
+) -> Outcome {
+    tracing::warn!(instance = %id, reason, "an instance failed");
+    tools.gateway.host().remove(id);
+    tools.meter.settle(SETTLE_LIMIT).await;
+    propose(tools, instances::Command::MarkFailed { instance: id, generation, reason }).await;
+    remove(tools, id, Some(engine), Millis::ZERO).await;
+    Outcome::Forgotten
+}
+
+async fn remove(tools: &Tools, id: InstanceId, kind: Option<EngineKind>, grace: Millis) {
+    tools.gateway.host().remove(id);
+    let Some(engine) = kind.and_then(|kind| engine(tools, kind)) else { return };
+    if let Err(error) = engine.stop(id, grace).await {
+        tracing::warn!(instance = %id, "an instance could not be removed yet: {}", error.reason());
+    }
+}
+
+fn engine(tools: &Tools, kind: EngineKind) -> Option<&Arc<dyn Engine>> {
+    tools.engines.get(&kind)
+}
+
+/// Proposes without waiting: the next comparison sees whether it was applied.
+pub(super) fn mark(tools: &Tools, command: instances::Command) {
+    if let Err(error) = tools.consensus.propose_detached(Command::Instances(command)) {
+        tracing::warn!(%error, "a mark could not be proposed");
+    }
+}
+
+async fn propose(tools: &Tools, command: instances::Command) {
+    match tools.consensus.propose(Command::Instances(command)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(rejection)) => tracing::debug!(%rejection, "a report was refused"),
+        Err(error) => tracing::warn!(%error, "a report was not committed; it will be repeated"),
+    }
+}

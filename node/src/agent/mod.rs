@@ -1,0 +1,272 @@
+//! Makes the containers on this host match the replicated assignment.
+//!
+//! Level-triggered: on every change of the state, every hint from an engine, every finished action
+//! and every second, `muster_core::reconcile` compares what should be with what was last listed, and
+//! the actions run as tasks, one per instance at a time. An instance whose action has finished stays
+//! out of the comparison until a listing begun after that is in: an old list must not judge it.
+
+mod actions;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_consensus::Consensus;
+use muster_core::functions::EngineKind;
+use muster_core::ids::{ClusterId, Incarnation, InstanceId, NodeId};
+use muster_core::instances;
+use muster_core::reconcile::{self, AgentAction, Found, FoundPhase};
+use muster_engine::{Engine, RunState, Running};
+use muster_gateway::Gateway;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::controller::Controller;
+use crate::meter::Meter;
+
+pub(crate) type Engines = BTreeMap<EngineKind, Arc<dyn Engine>>;
+
+/// The pause before the cluster is asked again whether this replica is up to date.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What actions need. Shared by their tasks.
+#[derive(Debug)]
+struct Tools {
+    node: NodeId,
+    incarnation: Incarnation,
+    cluster: ClusterId,
+    engines: Engines,
+    consensus: Consensus,
+    controller: Controller,
+    gateway: Arc<Gateway>,
+    meter: Meter,
+    settings: crate::config::Agent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    tools: Arc<Tools>,
+    /// As last listed, with the engine it runs on.
+    listed: BTreeMap<InstanceId, (EngineKind, Running)>,
+    /// Instances this process routes to or has begun to.
+    served: BTreeSet<InstanceId>,
+    /// Instances with an action under way, or finished but not listed since.
+    busy: BTreeMap<InstanceId, Busy>,
+    actions: JoinSet<(InstanceId, actions::Outcome)>,
+    /// Numbers listings, to tell one begun before an action's end from one begun after.
+    listing: u64,
+}
+
+#[derive(Debug)]
+enum Busy {
+    /// Can be called off.
+    Acting { call_off: CancellationToken },
+    /// Waits for a listing with at least this number.
+    Settling { listing: u64 },
+}
+
+impl Agent {
+    #[expect(clippy::too_many_arguments, reason = "called once, where the node wires its parts")]
+    pub(crate) fn new(
+        config: &Config,
+        cluster: ClusterId,
+        incarnation: Incarnation,
+        engines: Engines,
+        consensus: Consensus,
+        controller: Controller,
+        gateway: Arc<Gateway>,
+        meter: Meter,
+    ) -> Self {
+        let tools = Tools {
+            node: config.node(),
+            incarnation,
+            cluster,
+            engines,
+            consensus,
+            controller,
+            gateway,
+            meter,
+            settings: config.agent.clone(),
+        };
+        Agent {
+            tools: Arc::new(tools),
+            listed: BTreeMap::new(),
+            served: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            actions: JoinSet::new(),
+            listing: 0,
+        }
+    }
+
+    /// Runs until stopped. Containers stay; the next start adopts them.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let tools = Arc::clone(&self.tools);
+        tokio::select! {
+            () = self.reconcile_for_ever() => {}
+            () = report::report_for_ever(tools) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn reconcile_for_ever(&mut self) {
+        // A replica that has not caught up would take living instances for orphans.
+        while self.tools.consensus.linearize().await.is_err() {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        let hint = Arc::new(Notify::new());
+        let mut forwarders = JoinSet::new();
+        for engine in self.tools.engines.values() {
+            forwarders.spawn(forward(engine.changes(), Arc::clone(&hint)));
+        }
+        let mut states = self.tools.consensus.changes();
+        let mut interval =
+            tokio::time::interval(Duration::from_millis(self.tools.settings.reconcile_every_ms));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lists: JoinSet<Listing> = JoinSet::new();
+        let mut list_again = false;
+        loop {
+            tokio::select! {
+                changed = states.changed(), if self.listing > 0 => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.act();
+                }
+                () = hint.notified() => list_again = true,
+                _ = interval.tick() => list_again = true,
+                Some(done) = self.actions.join_next() => {
+                    self.finished(done.expect("an action does not panic"));
+                    list_again = true;
+                }
+                Some(listing) = lists.join_next() => {
+                    self.take(listing.expect("listing does not panic"));
+                    self.remind();
+                    self.act();
+                }
+            }
+            if list_again && lists.is_empty() {
+                list_again = false;
+                self.listing += 1;
+                lists.spawn(list(Arc::clone(&self.tools), self.listing));
+            }
+        }
+    }
+
+    fn finished(&mut self, (id, outcome): (InstanceId, actions::Outcome)) {
+        match outcome {
+            actions::Outcome::Serving => {
+                self.served.insert(id);
+            }
+            actions::Outcome::Forgotten => {
+                self.served.remove(&id);
+            }
+            actions::Outcome::Other => {}
+        }
+        self.busy.insert(id, Busy::Settling { listing: self.listing + 1 });
+    }
+
+    fn take(&mut self, listing: Listing) {
+        for (kind, running) in listing.by_engine {
+            self.listed.retain(|_, (listed_by, _)| *listed_by != kind);
+            self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
+        }
+        self.busy.retain(|_, busy| !matches!(busy, Busy::Settling { listing: n } if *n <= listing.number));
+    }
+
+    /// Compares and starts what is due.
+    fn act(&mut self) {
+        let published = self.tools.consensus.state();
+        let state = &published.state;
+        self.call_off_launches(state);
+        let found: Vec<Found> = self.listed.values().map(|(_, running)| found(running)).collect();
+        let busy: BTreeSet<InstanceId> = self.busy.keys().copied().collect();
+        for action in reconcile::reconcile(state, self.tools.node, &found, &self.served, &busy) {
+            let id = target(&action);
+            let listed = self.listed.get(&id).cloned();
+            let call_off = CancellationToken::new();
+            self.busy.insert(id, Busy::Acting { call_off: call_off.clone() });
+            let task = actions::run(Arc::clone(&self.tools), action, listed, state.instances.get(id).cloned(), call_off);
+            self.actions.spawn(async move { (id, task.await) });
+        }
+    }
+
+    /// Says again that instances are ready where the state does not know: the first word may have
+    /// been lost with a leader.
+    fn remind(&self) {
+        self.tools.consensus.with_state(|state| {
+            for (id, instance) in state.instances.on_node(self.tools.node) {
+                if instance.phase.is_launching() && self.served.contains(&id) && !self.busy.contains_key(&id) {
+                    let generation = instance.generation;
+                    actions::mark(&self.tools, instances::Command::MarkReady { instance: id, generation });
+                }
+            }
+        });
+    }
+
+    /// A launch is pointless once the instance is to go or has exited.
+    fn call_off_launches(&self, state: &muster_core::ClusterState) {
+        for (id, busy) in &self.busy {
+            let Busy::Acting { call_off } = busy else { continue };
+            let wanted = state.instances.get(*id).is_some_and(|i| i.phase.is_wanted());
+            let exited = self.listed.get(id).is_some_and(|(_, r)| matches!(r.state, RunState::Exited(_)));
+            if !wanted || exited {
+                call_off.cancel();
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Listing {
+    number: u64,
+    by_engine: Vec<(EngineKind, Vec<Running>)>,
+}
+
+/// Asks every engine what runs. One that does not answer is left out: its last list stands.
+async fn list(tools: Arc<Tools>, number: u64) -> Listing {
+    let mut by_engine = Vec::new();
+    for (kind, engine) in &tools.engines {
+        match engine.list().await {
+            Ok(running) => by_engine.push((*kind, running)),
+            Err(error) => {
+                tracing::warn!(%kind, "the engine does not list its instances: {:#}", anyhow::Error::new(error));
+            }
+        }
+    }
+    Listing { number, by_engine }
+}
+
+async fn forward(from: Arc<Notify>, to: Arc<Notify>) {
+    loop {
+        from.notified().await;
+        to.notify_one();
+    }
+}
+
+fn found(running: &Running) -> Found {
+    Found {
+        instance: running.instance,
+        generation: running.generation,
+        phase: match &running.state {
+            RunState::Starting => FoundPhase::Starting,
+            RunState::Running { .. } => FoundPhase::Running,
+            RunState::Exited(exit) => FoundPhase::Exited(exit.to_string()),
+        },
+    }
+}
+
+fn target(action: &AgentAction) -> InstanceId {
+    match action {
+        AgentAction::Stop { instance }
+        | AgentAction::Forget { instance }
+        | AgentAction::ReportFailed { instance, .. }
+        | AgentAction::ReportStopped { instance, .. }
+        | AgentAction::Drain { instance }
+        | AgentAction::Adopt { instance }
+        | AgentAction::Launch { instance } => *instance,
+    }
+}

@@ -1,0 +1,78 @@
+//! This host's loads and queues on their way to the leader: a few times a second, and at once when a
+//! queue forms.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::functions::{EngineKind, Source};
+use muster_core::observation::{InstanceLoad, NodeReport, QueueLoad};
+use tokio::time::{Instant, timeout};
+
+use super::Tools;
+
+/// The least time between two reports, however many requests begin to wait.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How often the engine is asked which images it has.
+const IMAGES_EVERY: Duration = Duration::from_secs(10);
+/// Images asked about at a time.
+const IMAGES_MAX: usize = 1_000;
+
+pub(super) async fn report_for_ever(tools: Arc<Tools>) {
+    let every = Duration::from_millis(tools.settings.report_every_ms);
+    let pressure = tools.gateway.pressure();
+    let mut images = BTreeSet::new();
+    let mut images_at: Option<Instant> = None;
+    loop {
+        if images_at.is_none_or(|at| at.elapsed() >= IMAGES_EVERY) {
+            images = present_images(&tools).await;
+            images_at = Some(Instant::now());
+        }
+        tools.controller.report(report(&tools, &images)).await;
+        tokio::time::sleep(PAUSE).await;
+        // In time or at once: both are reports.
+        let _elapsed = timeout(every, pressure.notified()).await;
+    }
+}
+
+fn report(tools: &Tools, images: &BTreeSet<String>) -> NodeReport {
+    let instances = tools.gateway.host().loads().into_iter().map(|load| InstanceLoad {
+        instance: load.instance,
+        in_flight: load.in_flight,
+        busy_ms: load.busy_ms,
+        ready_ms: load.ready_ms,
+        completed: load.completed,
+    });
+    let queues = tools.gateway.queues().into_iter().map(|queue| QueueLoad {
+        function: queue.function,
+        waiting: queue.waiting,
+        oldest_ms: queue.oldest_ms,
+        accounts: queue.accounts,
+    });
+    NodeReport {
+        node: tools.node,
+        incarnation: tools.incarnation,
+        instances: instances.collect(),
+        queues: queues.collect(),
+        images: images.clone(),
+    }
+}
+
+/// The images of registered functions that need not be fetched here.
+async fn present_images(tools: &Tools) -> BTreeSet<String> {
+    let Some(engine) = tools.engines.get(&EngineKind::Docker) else { return BTreeSet::new() };
+    let wanted: BTreeSet<String> = tools.consensus.with_state(|state| {
+        let images = state.functions.iter().filter_map(|(_, f)| match &f.current().spec.source {
+            Source::Image(image) => Some(image.clone()),
+            Source::Command(_) => None,
+        });
+        images.take(IMAGES_MAX).collect()
+    });
+    let mut present = BTreeSet::new();
+    for image in wanted {
+        if matches!(engine.has_image(&image).await, Ok(true)) {
+            present.insert(image);
+        }
+    }
+    present
+}
