@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
@@ -39,8 +40,12 @@ const PARALLEL_REMOVALS: usize = 2;
 /// Exited containers looked at together.
 const PARALLEL_READS: usize = 4;
 
+/// Between looks at a container that another call is creating or removing.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 /// A loaded dockerd takes seconds to create; one that takes this long is stuck.
 const CREATE_DEADLINE: Duration = Duration::from_secs(60);
+/// For all of it, with what a create waits for that has the same name.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(150);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
 const READ_DEADLINE: Duration = Duration::from_secs(20);
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
@@ -114,31 +119,50 @@ impl DockerEngine {
             .map_err(|error| missing_image(error, image))?;
         self.platform.check(image, &config)?;
         let body = container::body(launch, image, &config, &network, self.has_init);
-        let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let created = within(
-            "create the container",
-            CREATE_DEADLINE,
-            self.docker.create_container(Some(options), body),
-        );
-        match created.await {
-            Ok(_) => {}
-            Err(error) if docker_status(&error) == Some(409) => return self.adopt(launch, name).await,
-            Err(error) => return Err(missing_image(error, image)),
-        }
-        self.start(launch, name).await
+        let made = async {
+            // Another create of this name may be under way, as after a lost reply: then the name is
+            // taken, and there is nothing to inspect until that create has succeeded or failed.
+            loop {
+                if self.create(name, image, body.clone()).await? {
+                    return self.start(launch, name).await;
+                }
+                if self.adopt(launch, name).await? {
+                    return Ok(());
+                }
+                tokio::time::sleep(CONFLICT_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(LAUNCH_DEADLINE, made)
+            .await
+            .unwrap_or(Err(EngineError::Deadline { operation: "create the container" }))
     }
 
-    /// Takes over what already has the name: started or not, as long as it is this very instance.
-    async fn adopt(&self, launch: &Launch, name: &str) -> Result<(), EngineError> {
-        let found = within("inspect the container", READ_DEADLINE, self.docker.inspect_container(name, None));
-        let found = found.await?;
+    /// Whether the container was created: false where its name is taken.
+    async fn create(&self, name: &str, image: &str, body: ContainerCreateBody) -> Result<bool, EngineError> {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let creation = self.docker.create_container(Some(options), body);
+        match within("create the container", CREATE_DEADLINE, creation).await {
+            Ok(_) => Ok(true),
+            Err(error) if docker_status(&error) == Some(409) => Ok(false),
+            Err(error) => Err(missing_image(error, image)),
+        }
+    }
+
+    /// Takes over what has the name, started or not, as long as it is this very instance. False where
+    /// there is nothing to take over.
+    async fn adopt(&self, launch: &Launch, name: &str) -> Result<bool, EngineError> {
+        let inspection = self.docker.inspect_container(name, None);
+        let found = match within("inspect the container", READ_DEADLINE, inspection).await {
+            Err(error) if docker_status(&error) == Some(404) => return Ok(false),
+            found => found?,
+        };
         if !container::is_of(&found, launch) {
             return Err(EngineError::NameTaken { name: name.to_owned() });
         }
-        match container::sighting(&found, launch.spec.port)? {
-            Sighting::Created => self.start(launch, name).await,
-            Sighting::Running(_) | Sighting::Exited { .. } => Ok(()),
+        if container::sighting(&found, launch.spec.port)? == Sighting::Created {
+            self.start(launch, name).await?;
         }
+        Ok(true)
     }
 
     /// Starts a created container. One that cannot start is removed: it would be listed as starting.
@@ -212,7 +236,7 @@ impl DockerEngine {
                 match self.docker.remove_container(name, Some(options)).await {
                     Err(error) if status(&error) == Some(404) => return Ok(()),
                     // Its removal is already in progress: see it through.
-                    Err(error) if status(&error) == Some(409) => tokio::time::sleep(REMOVAL_PAUSE).await,
+                    Err(error) if status(&error) == Some(409) => tokio::time::sleep(CONFLICT_PAUSE).await,
                     done => return done,
                 }
             }
@@ -229,9 +253,6 @@ impl DockerEngine {
         self.exits().retain(|id, _| listed.iter().any(|l| l.id == *id));
     }
 }
-
-/// Between looks at a container that someone else is removing.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 #[async_trait::async_trait]
 impl Engine for DockerEngine {

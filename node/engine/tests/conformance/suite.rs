@@ -1,0 +1,195 @@
+//! What every engine promises.
+
+use std::time::Duration;
+
+use muster_core::functions::{EngineKind, Source};
+use muster_core::ids::{ClusterId, InstanceId, NodeId};
+use muster_core::units::Millis;
+use muster_engine::readiness::wait_ready;
+use muster_engine::{EngineError, Exit, Launch, OUTPUT_MAX, RunState, Running};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::bench::{Bench, DEADLINE, NO_GRACE, NODE, get, random, try_get, until};
+
+pub(crate) async fn serves_from_launch_to_stop(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    assert_eq!(get(addr, "/hello").await, "you asked for /hello");
+    let expected = Running {
+        instance: launch.instance,
+        generation: launch.generation,
+        function: launch.function.clone(),
+        state: RunState::Running { addr },
+    };
+    assert_eq!(bench.engine.list().await.unwrap(), [expected]);
+    let output = bench.engine.output(launch.instance).await.unwrap();
+    assert!(String::from_utf8(output).unwrap().contains("listening on"));
+
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+    assert!(TcpStream::connect(addr).await.is_err(), "it still listens");
+    let output = bench.engine.output(launch.instance).await;
+    assert!(matches!(output, Err(EngineError::NoSuchInstance { instance }) if instance == launch.instance));
+}
+
+pub(crate) async fn gets_its_environment(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    let env = get(addr, "/env").await;
+    for expected in [
+        format!("PORT={}", addr.port()),
+        format!("MUSTER_INSTANCE={}", launch.instance),
+        "MUSTER_FUNCTION=fixture".to_owned(),
+        "BEHAVIOUR=serve".to_owned(),
+    ] {
+        assert!(env.lines().any(|line| line == expected), "{expected} is not in\n{env}");
+    }
+    // Nothing of the node leaks, whatever it was started with: cargo's variables stand for it.
+    assert!(!env.contains("CARGO"), "{env}");
+}
+
+pub(crate) async fn a_repeated_launch_finds_the_same_instance(bench: &Bench) {
+    let launch = bench.launch("serve");
+    let (one, two) = tokio::join!(bench.engine.launch(&launch), bench.engine.launch(&launch));
+    let addr = one.unwrap();
+    assert_eq!(two.unwrap(), addr);
+    crate::bench::ready(addr).await;
+    let boot = get(addr, "/boot").await;
+
+    assert_eq!(bench.engine.launch(&launch).await.unwrap(), addr);
+    assert_eq!(get(addr, "/boot").await, boot, "it was started again");
+    assert_eq!(bench.engine.list().await.unwrap().len(), 1);
+
+    let mut other = launch.clone();
+    other.generation.0 += 1;
+    let refused = bench.engine.launch(&other).await;
+    assert!(matches!(refused, Err(EngineError::NameTaken { .. })), "{refused:?}");
+    assert_eq!(get(addr, "/boot").await, boot, "a refused launch changed it");
+}
+
+pub(crate) async fn an_exit_is_reported(bench: &Bench) {
+    let launch = bench.launch("fail");
+    let launched = bench.engine.launch(&launch).await;
+    assert!(matches!(launched, Ok(_) | Err(EngineError::Exited { .. })), "{launched:?}");
+    let exit = ended(bench, &launch).await;
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (Some(3), None, false));
+    let said = "exited with code 3: connecting to the database | no such table: users";
+    assert_eq!(exit.to_string(), said);
+    let output = bench.engine.output(launch.instance).await.unwrap();
+    assert_eq!(String::from_utf8(output).unwrap(), "connecting to the database\nno such table: users\n");
+
+    let again = bench.engine.launch(&launch).await.unwrap_err();
+    assert!(matches!(&again, EngineError::Exited { exit: same } if *same == exit), "{again:?}");
+    assert!(!again.may_retry());
+    bench.engine.stop(launch.instance, Millis(60_000)).await.unwrap();
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+pub(crate) async fn a_crash_is_noticed(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    let changes = bench.engine.changes();
+    // It dies while it answers: there is no answer to have.
+    let _ = try_get(addr, "/exit").await;
+    let noticed = async {
+        loop {
+            changes.notified().await;
+            if let Some(RunState::Exited(exit)) = bench.state(launch.instance).await {
+                return exit;
+            }
+        }
+    };
+    let exit = timeout(DEADLINE, noticed).await.expect("the crash is notified");
+    assert_eq!(exit.to_string(), format!("exited with code 7: listening on {} | told to exit", addr.port()));
+}
+
+pub(crate) async fn a_stubborn_program_is_killed_after_the_grace(bench: &Bench) {
+    let (launch, addr) = bench.serving("stubborn").await;
+    let grace = Millis(700);
+    let began = Instant::now();
+    bench.engine.stop(launch.instance, grace).await.unwrap();
+    assert!(began.elapsed() >= grace.to_duration(), "killed after {:?}", began.elapsed());
+    assert!(TcpStream::connect(addr).await.is_err(), "it still listens");
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+pub(crate) async fn a_polite_program_ends_within_the_grace(bench: &Bench) {
+    let (launch, _) = bench.serving("serve").await;
+    // Were SIGTERM not sent or its effect not seen, the stop would last beyond the deadline.
+    let grace = Millis(10 * 60 * 1000);
+    timeout(DEADLINE, bench.engine.stop(launch.instance, grace)).await.expect("it ends by itself").unwrap();
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+pub(crate) async fn stopping_the_unknown_is_fine(bench: &Bench) {
+    bench.engine.stop(InstanceId(random()), Millis(60_000)).await.unwrap();
+    let (launch, _) = bench.serving("serve").await;
+    let (one, two) = tokio::join!(
+        bench.engine.stop(launch.instance, NO_GRACE),
+        bench.engine.stop(launch.instance, NO_GRACE)
+    );
+    one.unwrap();
+    two.unwrap();
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+pub(crate) async fn a_program_that_does_not_listen_is_not_ready(bench: &Bench) {
+    let launch = bench.launch("sleep");
+    let addr = bench.engine.launch(&launch).await.unwrap();
+    let deadline = Instant::now() + Duration::from_millis(300);
+    wait_ready(addr, None, deadline).await.unwrap_err();
+    assert_eq!(bench.state(launch.instance).await, Some(RunState::Running { addr }));
+}
+
+pub(crate) async fn readiness_waits_for_its_path(bench: &Bench) {
+    let launch = bench.launch("serve");
+    let addr = bench.engine.launch(&launch).await.unwrap();
+    // The fixture's first two answers are 503.
+    wait_ready(addr, Some("/ready"), Instant::now() + DEADLINE).await.unwrap();
+    assert!(try_get(addr, "/ready").await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+pub(crate) async fn others_are_not_listed(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    for (cluster, node) in [(bench.cluster, NodeId(NODE.0 + 1)), (ClusterId(random()), NODE)] {
+        let (neighbour, _leftovers) = bench.neighbour(cluster, node).await;
+        assert_eq!(neighbour.list().await.unwrap(), []);
+        let theirs = Launch { cluster, node, ..bench.launch("sleep") };
+        neighbour.launch(&theirs).await.unwrap();
+        let listed = neighbour.list().await.unwrap();
+        assert_eq!(listed.iter().map(|running| running.instance).collect::<Vec<_>>(), [theirs.instance]);
+        let listed = bench.engine.list().await.unwrap();
+        assert_eq!(listed.iter().map(|running| running.instance).collect::<Vec<_>>(), [launch.instance]);
+        neighbour.stop(theirs.instance, NO_GRACE).await.unwrap();
+    }
+    assert_eq!(get(addr, "/hello").await, "you asked for /hello");
+}
+
+pub(crate) async fn output_is_bounded(bench: &Bench) {
+    let launch = bench.launch("talk");
+    bench.engine.launch(&launch).await.unwrap();
+    let output = until("the last line", async || {
+        let output = bench.engine.output(launch.instance).await.unwrap();
+        output.ends_with(b"the last line\n").then_some(output)
+    });
+    let output = output.await;
+    assert!(output.len() <= OUTPUT_MAX && output.len() > 1000, "{} bytes", output.len());
+}
+
+pub(crate) async fn the_source_of_the_other_engine_is_refused(bench: &Bench) {
+    let other = match bench.engine.kind() {
+        EngineKind::Docker => Source::Command(vec!["true".into()]),
+        EngineKind::Process => Source::Image("muster/alpha:latest".into()),
+    };
+    let refused = bench.engine.launch(&bench.launch_of(other, "serve")).await;
+    assert!(matches!(refused, Err(EngineError::WrongEngine { .. })), "{refused:?}");
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+/// How the instance ended, once it has.
+pub(crate) async fn ended(bench: &Bench, launch: &Launch) -> Exit {
+    until("the end of the instance", async || match bench.state(launch.instance).await {
+        Some(RunState::Exited(exit)) => Some(exit),
+        _ => None,
+    })
+    .await
+}
