@@ -32,8 +32,8 @@ pub struct Demand {
     pub oldest_wait: Millis,
     /// How long a request holds a slot, if known.
     pub mean_duration: Option<Millis>,
-    /// How long nothing was asked of it.
-    pub idle_for: Millis,
+    /// How long nothing was asked of it; `None` while something is.
+    pub idle_for: Option<Millis>,
     /// The leader has heard every live node for a whole window.
     pub informed: bool,
 }
@@ -42,6 +42,8 @@ pub struct Demand {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supply {
     pub ready: u32,
+    /// Those of them on nodes that are heard. The others may be gone already.
+    pub serving: u32,
     /// Placed or starting.
     pub launching: u32,
     /// Slots of ready instances that are free: queued requests are on their way to them.
@@ -101,7 +103,7 @@ pub fn desired(policy: &ScalingPolicy, demand: &Demand, supply: Supply, calm_for
     if running > policy.max {
         return Decision { desired: policy.max, why: Why::AboveMaximum };
     }
-    let idle = demand.waiting == 0 && demand.in_flight == 0 && demand.idle_for >= policy.keep_alive;
+    let idle = demand.idle_for.is_some_and(|span| span >= policy.keep_alive);
     // What the window remembers is no reason to keep a function that is past its keep-alive time.
     let needed = if idle { 0 } else { needed(policy, demand, supply) };
     let queued = supply.ready + launches_for_queue(demand, supply);
@@ -109,7 +111,8 @@ pub fn desired(policy: &ScalingPolicy, demand: &Demand, supply: Supply, calm_for
         return up(policy, needed, queued, supply);
     }
     let floor = if idle { policy.min } else { needed.max(policy.min).max(1) };
-    let floor = floor.max(supply.launching).min(running);
+    let in_use = demand.in_flight.div_ceil(supply.concurrency.max(1));
+    let floor = floor.max(supply.launching).max(in_use).min(running);
     let why = if floor == running {
         Why::Steady
     } else if !demand.informed {
@@ -130,14 +133,11 @@ pub fn is_calm(policy: &ScalingPolicy, demand: &Demand, supply: Supply) -> bool 
     demand.waiting == 0 && needed(policy, demand, supply) < supply.running()
 }
 
-/// Instances that keep utilization at or below the target, and hold what is in flight now. What
-/// waits is not counted.
+/// Instances that keep utilization at or below the target. What waits is not counted, nor what is in
+/// flight at this very moment: a coincidence of two requests does not break the calm.
 pub fn needed(policy: &ScalingPolicy, demand: &Demand, supply: Supply) -> u32 {
-    let slots = u64::from(supply.concurrency.max(1));
-    let per_instance = slots * u64::from(policy.target_permille.max(1));
-    let by_utilization = demand.busy_milli_slots.div_ceil(per_instance);
-    let in_use = u64::from(demand.in_flight).div_ceil(slots);
-    u32::try_from(by_utilization.max(in_use)).unwrap_or(u32::MAX)
+    let per_instance = u64::from(supply.concurrency.max(1)) * u64::from(policy.target_permille.max(1));
+    u32::try_from(demand.busy_milli_slots.div_ceil(per_instance)).unwrap_or(u32::MAX)
 }
 
 /// More than are running: for utilization, for the queue or for the minimum.
@@ -159,7 +159,7 @@ fn up(policy: &ScalingPolicy, needed: u32, queued: u32, supply: Supply) -> Decis
 /// Instances to have starting for requests that no idle slot will take.
 ///
 /// Where it is known how long a request takes, the work that waits counts, not the number of
-/// requests: what the ready instances will have cleared within [`DRAIN_TARGET`] is no reason to
+/// requests: what the serving instances will have cleared within [`DRAIN_TARGET`] is no reason to
 /// launch, and the rest needs as many instances as clear it within that time. (The idea is
 /// OpenWhisk's, whose scheduler sizes by stale work.) A request that has waited for that long
 /// deserves an instance in any case.
@@ -174,10 +174,10 @@ fn launches_for_queue(demand: &Demand, supply: Supply) -> u32 {
         None => by_count,
         Some(mean) => {
             let mean_ms = mean.0.max(1);
-            let cleared = u64::from(supply.ready) * slots * (DRAIN_TARGET.0 / mean_ms);
+            let cleared = u64::from(supply.serving) * slots * (DRAIN_TARGET.0 / mean_ms);
             let left = unrouted.saturating_sub(cleared);
             let by_work = left.saturating_mul(mean_ms).div_ceil(DRAIN_TARGET.0 * slots);
-            let at_least = u64::from(supply.ready == 0 || demand.oldest_wait >= DRAIN_TARGET);
+            let at_least = u64::from(supply.serving == 0 || demand.oldest_wait >= DRAIN_TARGET);
             by_work.min(by_count).max(at_least)
         }
     };

@@ -134,7 +134,7 @@ impl Window {
     }
 
     fn bucket_ms(&self) -> u64 {
-        (self.span.0 / BUCKETS).max(1)
+        self.span.0.div_ceil(BUCKETS).max(1)
     }
 
     /// The bucket of a stretch that lies within one, stretched to cover it.

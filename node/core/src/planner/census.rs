@@ -30,6 +30,8 @@ pub(super) struct Census<'a> {
     pub draining: u32,
     /// Free slots of ready instances on nodes that are heard.
     pub idle_slots: u32,
+    /// Ready instances on nodes that are heard.
+    pub serving: u32,
     pub in_flight: u32,
     /// Instances that never became ready, and whose agent does not say so.
     pub overdue: Vec<Command>,
@@ -71,7 +73,10 @@ impl<'a> Census<'a> {
         if ready {
             self.in_flight += in_flight;
             let heard = context.hosts.is_heard(instance.node);
-            self.idle_slots += if heard { instance.concurrency.saturating_sub(in_flight) } else { 0 };
+            if heard {
+                self.serving += 1;
+                self.idle_slots += instance.concurrency.saturating_sub(in_flight);
+            }
         }
         let stays = instance.version == function.current().number && condition == Condition::Ready;
         let group = match (stays, ready) {
@@ -122,6 +127,7 @@ impl<'a> Census<'a> {
         let ready = (self.ready() - ready_pairs).min(running);
         Supply {
             ready,
+            serving: self.serving,
             launching: running - ready,
             idle_slots: self.idle_slots,
             concurrency: function.current().spec.concurrency,

@@ -71,9 +71,16 @@ impl FunctionMemory {
         known
     }
 
-    fn demand(&mut self, context: &Context<'_>, queue: &Queue, census: &Census<'_>) -> Demand {
+    fn demand(
+        &mut self,
+        context: &Context<'_>,
+        queue: &Queue,
+        census: &Census<'_>,
+        expected: bool,
+    ) -> Demand {
         let at = context.elapsed;
-        if queue.waiting > 0 {
+        let asked = queue.waiting > 0 || census.in_flight > 0 || expected;
+        if asked {
             self.last_asked = at;
         }
         self.mean_duration = self.window.mean_duration(at).or(self.mean_duration);
@@ -83,7 +90,7 @@ impl FunctionMemory {
             waiting: queue.waiting,
             oldest_wait: Millis(queue.oldest_ms),
             mean_duration: self.mean_duration,
-            idle_for: Millis(at.0.saturating_sub(self.last_asked.0)),
+            idle_for: (!asked).then(|| Millis(at.0.saturating_sub(self.last_asked.0))),
             informed: context.hosts.informed(at, self.window.span()),
         }
     }
@@ -129,11 +136,9 @@ pub(super) fn plan(
         let young = m.instance.ready_at.is_some_and(|at| context.now.since(at) < UNUSED_GRACE);
         young && memory.counters.get(&m.id).is_none_or(|counters| counters.completed == 0)
     };
-    if census.staying_ready.iter().any(unused) {
-        known.last_asked = context.elapsed;
-    }
+    let expected = census.staying_ready.iter().any(unused);
     let supply = census.supply(context, function);
-    let demand = known.demand(context, queue, &census);
+    let demand = known.demand(context, queue, &census, expected);
     let calm_for = known.calm_for(autoscaler::is_calm(policy, &demand, supply), context.elapsed);
     let decision = autoscaler::desired(policy, &demand, supply, calm_for);
     let inputs = Inputs {
@@ -179,7 +184,7 @@ fn target(
     decision: autoscaler::Decision,
 ) -> u32 {
     let quiet = demand.informed
-        && demand.waiting == 0
+        && demand.idle_for.is_some()
         && autoscaler::needed(policy, demand, supply) == 0
         && function.health.consecutive_failures == 0;
     if quiet && census.leaving() > 0 { policy.min.min(decision.desired) } else { decision.desired }
