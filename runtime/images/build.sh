@@ -36,7 +36,7 @@ build_binaries() {
     for name in "$@"; do packages+=(--package "$name"); done
     say "building $* ($profile, static, $target)"
     # `CARGO_TARGET_DIR` is honoured by cargo, so cargo is asked where things went.
-    (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --profile "$profile" \
+    (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile "$profile" \
         --target "$target" "${packages[@]}" >&2) || fail "the build failed"
     local base=${CARGO_TARGET_DIR:-$root/target} folder=$profile
     [[ $base == /* ]] || base=$root/$base
@@ -66,7 +66,7 @@ build_image() (
     binary=$1 tag=$2
     check_static "$binary"
     context=$(mktemp -d)
-    trap 'rm -rf "$context"' EXIT
+    trap 'rm -rf "$context" "$context.log"' EXIT
     cp "$binary" "$context/function"
     cp "$here/Dockerfile" "$context/Dockerfile"
     chmod 0755 "$context/function"
@@ -81,10 +81,8 @@ build_image() (
     fi
     if ! "${builder[@]}" --quiet --tag "$tag" "$context" >"$context.log" 2>&1; then
         cat "$context.log" >&2
-        rm -f "$context.log"
         fail "cannot build the image $tag"
     fi
-    rm -f "$context.log"
     echo "$tag"
 )
 
