@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Memory;
-use super::function::FunctionMemory;
+
 use super::hosts::Hosts;
+use super::memory::FunctionMemory;
 use crate::ids::{AccountName, FunctionName, NodeId};
 use crate::instances::{CAUSE_ACCOUNTS_MAX, Phase};
 use crate::observation::InstanceLoad;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::census::{Census, Member, count};
 use super::demand::Queue;
+use super::memory::FunctionMemory;
 use super::{Context, Memory};
 use crate::autoscaler::{self, Demand, STEP_MIN, Supply, Why};
 use crate::functions::{Function, ScalingPolicy, Source};
@@ -14,110 +15,12 @@ use crate::nodes::Resources;
 use crate::scheduler::{self, Candidate, Need, NoPlace};
 use crate::state::Command;
 use crate::units::{Millis, Timestamp};
-use crate::window::Window;
 
 /// The fewest commands that can do something: a change and the record of its reason.
 pub(super) const COMMANDS_MIN: usize = 2;
 /// An instance that has served nothing yet is given this long before it counts as idle: the request
 /// it was launched for is on its way.
 const UNUSED_GRACE: Millis = Millis::from_secs(2);
-/// A reason to hold is recorded again when it was gone for this long.
-const HELD_FOR: Millis = Millis::from_secs(60);
-/// Changing reasons to hold are recorded at most this often.
-const HOLD_EVERY: Millis = Millis::from_secs(1);
-
-#[derive(Clone, Debug)]
-pub(super) struct FunctionMemory {
-    pub window: Window,
-    /// Since when fewer instances would do.
-    calm_since: Option<Millis>,
-    /// When a request was last waiting or served.
-    pub last_asked: Millis,
-    /// When it was last planned for.
-    pub last_active: Millis,
-    /// The last known mean duration of a request.
-    mean_duration: Option<Millis>,
-    held: Option<Held>,
-}
-
-/// The last recorded reason for not doing what is wanted.
-#[derive(Clone, Debug)]
-struct Held {
-    reason: String,
-    recorded_at: Millis,
-    seen_at: Millis,
-}
-
-impl FunctionMemory {
-    /// The memory of a function. A changed window begins anew, and with it the wait for calm.
-    pub(super) fn of<'m>(
-        all: &'m mut BTreeMap<FunctionName, FunctionMemory>,
-        name: &FunctionName,
-        span: Millis,
-        elapsed: Millis,
-    ) -> &'m mut FunctionMemory {
-        let known = all.entry(name.clone()).or_insert_with(|| FunctionMemory {
-            window: Window::new(span),
-            calm_since: None,
-            last_asked: elapsed,
-            last_active: elapsed,
-            mean_duration: None,
-            held: None,
-        });
-        if known.window.span() != span {
-            known.window = Window::new(span);
-            known.calm_since = None;
-        }
-        known
-    }
-
-    fn demand(
-        &mut self,
-        context: &Context<'_>,
-        queue: &Queue,
-        census: &Census<'_>,
-        expected: bool,
-    ) -> Demand {
-        let at = context.elapsed;
-        let asked = queue.waiting > 0 || census.in_flight > 0 || expected;
-        if asked {
-            self.last_asked = at;
-        }
-        self.mean_duration = self.window.mean_duration(at).or(self.mean_duration);
-        Demand {
-            busy_milli_slots: self.window.busy_milli_slots(at),
-            in_flight: census.in_flight,
-            waiting: queue.waiting,
-            oldest_wait: Millis(queue.oldest_ms),
-            mean_duration: self.mean_duration,
-            idle_for: (!asked).then(|| Millis(at.0.saturating_sub(self.last_asked.0))),
-            informed: context.hosts.informed(at, self.window.span()),
-        }
-    }
-
-    fn calm_for(&mut self, calm: bool, elapsed: Millis) -> Millis {
-        self.calm_since = if calm { self.calm_since.or(Some(elapsed)) } else { None };
-        self.calm_since.map_or(Millis::ZERO, |since| Millis(elapsed.0 - since.0))
-    }
-
-    /// Whether this reason to hold is news.
-    fn holds(&mut self, reason: &str, elapsed: Millis) -> bool {
-        let since = |moment: Millis| elapsed.0 - moment.0;
-        let news = match &mut self.held {
-            None => true,
-            Some(held) if held.reason == reason => {
-                let again = since(held.seen_at) > HELD_FOR.0;
-                held.seen_at = elapsed;
-                again
-            }
-            Some(held) => since(held.recorded_at) >= HOLD_EVERY.0,
-        };
-        if news {
-            self.held = Some(Held { reason: reason.to_owned(), recorded_at: elapsed, seen_at: elapsed });
-        }
-        news
-    }
-}
 
 /// The commands for one function, at most `room`, which is at least [`COMMANDS_MIN`].
 pub(super) fn plan(

@@ -8,6 +8,7 @@ mod census;
 mod demand;
 mod function;
 mod hosts;
+mod memory;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ pub struct Memory {
     limits: Limits,
     last_plan: Option<Millis>,
     nodes: BTreeMap<NodeId, hosts::NodeMemory>,
-    functions: BTreeMap<FunctionName, function::FunctionMemory>,
+    functions: BTreeMap<FunctionName, memory::FunctionMemory>,
     /// The last counters of each live instance.
     counters: BTreeMap<InstanceId, Counters>,
     /// Where the last plan was cut short; the next begins there.

@@ -46,10 +46,10 @@ impl Oracle {
 
     fn note(&mut self, command: &Command, answer: &Answer) {
         match command {
-            Command::Instances(instances::Command::Place { instance, .. }) if answer.is_ok() => {
-                if !self.ended.contains_key(instance) {
-                    self.open.entry(*instance).or_insert(self.clock);
-                }
+            Command::Instances(instances::Command::Place { instance, .. })
+                if answer.is_ok() && !self.ended.contains_key(instance) =>
+            {
+                self.open.entry(*instance).or_insert(self.clock);
             }
             Command::Ledger(ledger::Command::RecordUsage { node, incarnation, batch, rows }) => {
                 let mark = (*incarnation, *batch);
