@@ -113,6 +113,11 @@ impl Node {
         self.public_address
     }
 
+    /// Resolves, with the reason, if the node can no longer take part in the cluster.
+    pub async fn failed(&self) -> String {
+        self.consensus.stopped().await
+    }
+
     /// Finishes what is in flight, ships usage, closes the store.
     pub async fn stop(self) {
         self.stop_public.cancel();

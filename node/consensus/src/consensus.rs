@@ -88,6 +88,10 @@ impl Consensus {
 
     /// Makes a pristine node the first of a cluster with these voters. Harmless where there is one already.
     pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
+        let initialized = self.raft.is_initialized().await;
+        if initialized.map_err(|fatal| StartError::Raft(Box::new(fatal)))? {
+            return Ok(());
+        }
         match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(StartError::Raft(Box::new(error))),
@@ -186,6 +190,19 @@ impl Consensus {
     /// Answers a peer's request under [`crate::RPC_PREFIX`]; `method` is what follows it.
     pub async fn handle_rpc(&self, method: &str, body: &[u8]) -> Result<Vec<u8>, RpcError> {
         rpc::handle(&self.raft, method, body).await
+    }
+
+    /// Resolves, with the reason, when this node can no longer take part: its log failed, or it was
+    /// shut down.
+    pub async fn stopped(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
+            Ok(metrics) => match &metrics.running_state {
+                Err(fatal) => fatal.to_string(),
+                Ok(()) => unreachable!("it was waited for"),
+            },
+            Err(_closed) => "it was shut down".to_owned(),
+        }
     }
 
     /// Metrics of the log in Prometheus' text format are the node's to render from these.

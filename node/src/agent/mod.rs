@@ -52,6 +52,8 @@ pub(crate) struct Agent {
     tools: Arc<Tools>,
     /// As last listed, with the engine it runs on.
     listed: BTreeMap<InstanceId, (EngineKind, Running)>,
+    /// Engines that have answered at least once. Before all have, an empty list means nothing.
+    heard: BTreeSet<EngineKind>,
     /// Instances this process routes to or has begun to.
     served: BTreeSet<InstanceId>,
     /// Instances with an action under way, or finished but not listed since.
@@ -95,6 +97,7 @@ impl Agent {
         Agent {
             tools: Arc::new(tools),
             listed: BTreeMap::new(),
+            heard: BTreeSet::new(),
             served: BTreeSet::new(),
             busy: BTreeMap::new(),
             actions: JoinSet::new(),
@@ -130,7 +133,7 @@ impl Agent {
         let mut list_again = false;
         loop {
             tokio::select! {
-                changed = states.changed(), if self.listing > 0 => {
+                changed = states.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -171,6 +174,7 @@ impl Agent {
 
     fn take(&mut self, listing: Listing) {
         for (kind, running) in listing.by_engine {
+            self.heard.insert(kind);
             self.listed.retain(|_, (listed_by, _)| *listed_by != kind);
             self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
         }
@@ -179,6 +183,9 @@ impl Agent {
 
     /// Compares and starts what is due.
     fn act(&mut self) {
+        if self.heard.len() < self.tools.engines.len() {
+            return;
+        }
         let published = self.tools.consensus.state();
         let state = &published.state;
         self.call_off_launches(state);
