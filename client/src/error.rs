@@ -20,14 +20,14 @@ pub enum Error {
     #[error("no node can be reached: {}", list(tried))]
     Unreachable { tried: Vec<Tried> },
     /// The connection broke after the request was sent: it may have been carried out.
-    #[error("{node} broke off before it answered in full; the request may have been carried out")]
+    #[error("{node} broke off before it answered in full")]
     Broken {
         node: String,
         #[source]
         source: reqwest::Error,
     },
     /// No answer came in time: the request may have been carried out.
-    #[error("{node} did not answer in time; the request may have been carried out")]
+    #[error("{node} did not answer in time")]
     Timeout {
         node: String,
         #[source]

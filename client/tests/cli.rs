@@ -141,7 +141,7 @@ fn tables_and_requests_by_command() {
         (
             "nodes",
             "GET /v1/nodes",
-            "ID  ADDRESS  CONDITION  SINCE       INSTANCES               MEMORY       CORES  ENGINES          VERSION  WHY\n 1  n1:8081  ready      2020-01-02          2  256 MiB of 24.0 GiB  1.5 of 2.0  docker, process  0.1.0    -\n",
+            "ID  ADDRESS  CONDITION  SINCE       INSTANCES               MEMORY         CORES  ENGINES          VERSION  WHY\n 1  n1:8081  ready      2020-01-02          2  256 MiB of 24.0 GiB  1.50 of 2.00  docker, process  0.1.0    -\n",
         ),
         (
             "cluster status",
@@ -440,6 +440,31 @@ fn several_nodes_stand_in_for_each_other() {
     let (closed, node) = (Closed::new(), node());
     let ran = finish(muster(&format!("{},{}", closed.url, node.url)).arg("functions"));
     assert!(ran.status == 0 && ran.stdout.contains("alpha"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_node_that_hangs_leaves_time_for_the_others() {
+    // It accepts connections, in its backlog, and never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hanging = format!("http://{}", listener.local_addr().expect("bound"));
+    let node = node();
+    let ran = finish(muster(&format!("{hanging},{}", node.url)).args(["functions", "--timeout", "2s"]));
+    assert!(ran.status == 0 && ran.stdout.contains("alpha"), "{}", ran.stderr);
+}
+
+/// A change whose answer is lost may have been made; a look changes nothing.
+#[test]
+fn doubt_is_told_where_there_is_some() {
+    let breaking = Fake::breaking();
+    for (line, doubt) in [("accounts create bob", true), ("invoke alpha -d x", true), ("accounts", false)] {
+        let ran = run(&breaking, line);
+        assert_eq!(
+            (ran.status, ran.stderr.contains("may have been done")),
+            (1, doubt),
+            "{line}: {}",
+            ran.stderr
+        );
+    }
 }
 
 #[test]

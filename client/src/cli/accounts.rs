@@ -48,12 +48,12 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         Command::Create { name, admin } => {
             let role = if admin { Role::Admin } else { Role::User };
             let created = client.create_account(&name, role).await;
-            let account = created.doing(format_args!("create account `{name}`"))?;
+            let account = created.changing(format_args!("create account `{name}`"))?;
             note(&format!("account `{name}` created; `muster keys create {name}` makes a key for it"));
             output.show(&account, || table(std::slice::from_ref(&account)).to_string())
         }
         Command::Delete { name } => {
-            client.delete_account(&name).await.doing(format_args!("delete account `{name}`"))?;
+            client.delete_account(&name).await.changing(format_args!("delete account `{name}`"))?;
             note(&format!("account `{name}` deleted"));
             Ok(())
         }

@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if result.as_ref().is_err_and(|error| error.status() == Some(409)) && !force {
         note("with --force it is deleted even while it has live instances");
     }
-    result.doing(format_args!("delete function `{name}`"))?;
+    result.changing(format_args!("delete function `{name}`"))?;
     note(&format!("function `{name}` deleted"));
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         .client
         .put_function(name, &file.spec)
         .await
-        .doing(format_args!("deploy function `{name}` from {shown}"))?;
+        .changing(format_args!("deploy function `{name}` from {shown}"))?;
     let done = if created { "created" } else { "deployed" };
     note(&format!("function `{name}` {done}, version {}", function.version));
     if arguments.wait {

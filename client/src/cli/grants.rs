@@ -45,7 +45,7 @@ pub(super) async fn grant(context: &Context, arguments: GrantArguments) -> Resul
     actions.sort_unstable();
     actions.dedup();
     let result = context.client.put_grant(&account, &function, &actions).await;
-    let grant = result.doing(format_args!("grant account `{account}` function `{function}`"))?;
+    let grant = result.changing(format_args!("grant account `{account}` function `{function}`"))?;
     context.output.show(&grant, || {
         let mut table = Table::new(&["ACCOUNT", "FUNCTION", "ACTIONS"]);
         let actions: Vec<&str> = grant.actions.iter().copied().map(action_name).collect();
@@ -57,7 +57,7 @@ pub(super) async fn grant(context: &Context, arguments: GrantArguments) -> Resul
 pub(super) async fn revoke(context: &Context, arguments: RevokeArguments) -> Result<(), Failure> {
     let RevokeArguments { account, function } = arguments;
     let result = context.client.delete_grant(&account, &function).await;
-    result.doing(format_args!("revoke function `{function}` from account `{account}`"))?;
+    result.changing(format_args!("revoke function `{function}` from account `{account}`"))?;
     note(&format!("function `{function}` revoked from account `{account}`"));
     Ok(())
 }

@@ -111,7 +111,7 @@ fn scaled(count: u64, step: u64, units: &[&str]) -> String {
 
 /// Thousandths of a core.
 pub(super) fn cores(millis: u64) -> String {
-    format!("{}.{}", millis / 1000, millis % 1000 / 100)
+    format!("{}.{:02}", millis / 1000, millis % 1000 / 10)
 }
 
 #[cfg(test)]
@@ -186,7 +186,7 @@ mod tests {
             (memory(128), "128 MiB"),
             (memory(24 * 1024), "24.0 GiB"),
             (memory_time(2_560_000), "2.5 GiB·s"),
-            (cores(1500), "1.5"),
+            (cores(1250), "1.25"),
         ] {
             assert_eq!(said, want);
         }

@@ -56,12 +56,12 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     };
     let doing = format!("invoke function `{name}`");
     let request = Request { headers, ..Request::new(method, body).path(path) };
-    let mut answer = context.client.invoke(&name, request).await.doing(&doing)?;
+    let mut answer = context.client.invoke(&name, request).await.changing(&doing)?;
     if verbose {
         note(&provenance(&answer));
     }
     let mut stdout = io::stdout().lock();
-    while let Some(chunk) = answer.body.chunk().await.doing(&doing)? {
+    while let Some(chunk) = answer.body.chunk().await.changing(&doing)? {
         stdout.write_all(&chunk)?;
         // Whatever the function sends is shown when it is sent.
         stdout.flush()?;

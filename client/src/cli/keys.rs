@@ -43,7 +43,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         Command::Create { account, expires } => {
             let expires_in_ms = expires.map(|e| u64::try_from(e.as_millis()).unwrap_or(u64::MAX));
             let created = client.create_key(&account, &CreateKey { expires_in_ms }).await;
-            let created = created.doing(format_args!("create a key for account `{account}`"))?;
+            let created = created.changing(format_args!("create a key for account `{account}`"))?;
             let until = created
                 .expires_at
                 .as_deref()
@@ -56,7 +56,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         }
         Command::Revoke { account, id } => {
             let revoked = client.revoke_key(&account, &id).await;
-            revoked.doing(format_args!("revoke key {id} of account `{account}`"))?;
+            revoked.changing(format_args!("revoke key {id} of account `{account}`"))?;
             note(&format!("key {id} of account `{account}` revoked"));
             Ok(())
         }

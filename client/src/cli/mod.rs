@@ -52,7 +52,14 @@ struct Arguments {
 #[command(next_help_heading = "Options of every command")]
 struct Global {
     /// Nodes to talk to, separated by commas; they stand in for each other [default: http://127.0.0.1:8081]
-    #[arg(long, global = true, env = "MUSTER_URL", value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_URL",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     url: Vec<String>,
     /// API key. Others on this machine can see it: prefer --key-file or MUSTER_KEY [env: MUSTER_KEY]
     #[arg(long, global = true, value_name = "KEY", conflicts_with = "key_file")]
@@ -159,8 +166,10 @@ fn context(global: Global) -> Result<Context, Failure> {
     let mut options = Options::default();
     if let Some(timeout) = global.timeout {
         options.deadline = timeout;
-        options.attempt_timeout = options.attempt_timeout.min(timeout);
-        options.connect_timeout = options.connect_timeout.min(timeout);
+        // So that a node that hangs leaves time for the others.
+        let share = timeout / u32::try_from(urls.len()).unwrap_or(u32::MAX);
+        options.attempt_timeout = options.attempt_timeout.min(share);
+        options.connect_timeout = options.connect_timeout.min(share);
         options.invoke_timeout = Some(timeout);
     }
     let key = key(global.key.as_deref(), global.key_file.as_deref())?;
