@@ -1,7 +1,7 @@
 //! The Raft log and vote, as openraft's `RaftLogStorage`.
 //!
 //! The tail of the log is kept in memory: entries that are not durable yet, always, and as many of
-//! the durable ones as [`CACHE_BYTES`] and [`CACHE_ENTRIES`] allow. Replication and apply read it
+//! the durable ones as `CACHE_BYTES` and `CACHE_ENTRIES` allow. Replication and apply read it
 //! from there; what is older comes from the database, which by then has it.
 
 mod cache;

@@ -27,8 +27,8 @@ pub(crate) const RECORD_FORMAT: u8 = 1;
 
 const FORMAT_PREFIX: &str = "muster-storage ";
 
-/// How long a database that was just closed in this process may keep sled's file lock: sled lets go
-/// of it on a thread of its own.
+/// How long a database that was just closed in this process may keep sled's file lock: sled only
+/// closes the file, on a thread of its own, and a child being forked has a copy of it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an opened directory consists of.
@@ -36,7 +36,20 @@ pub(crate) struct Opened {
     pub(crate) db: sled::Db,
     /// Our own handle on sled's `db` file: the one that is synced.
     pub(crate) db_file: File,
-    pub(crate) lock: File,
+    pub(crate) lock: Lock,
+}
+
+/// Keeps the directory to this store.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Unlocks, rather than only closing: between fork and exec every child has a copy of the handle,
+    /// which would keep the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "cannot unlock the store's directory; closing the file will");
+        }
+    }
 }
 
 /// Opens the directory, creating it if need be. Once it returns, the directory's entries and sled's
@@ -84,7 +97,7 @@ fn create_dir(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(missing)
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+fn lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -94,7 +107,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .open(&path)
         .map_err(io_error("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { dir: dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(StoreError::Io { action: "lock", path, source }),
     }

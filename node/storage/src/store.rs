@@ -73,7 +73,7 @@ pub(crate) struct Inner {
     pub(crate) journal: Arc<journal::State>,
     pub(crate) identity: identity::State,
     log_taken: AtomicBool,
-    _lock: std::fs::File,
+    _lock: open::Lock,
 }
 
 impl Store {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use muster_core::ids::{Incarnation, NodeId};
 use tempfile::TempDir;
@@ -44,6 +46,23 @@ fn a_store_is_opened_once_at_a_time() {
     assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
     drop(store);
     open(dir.path());
+}
+
+/// A child that is being forked has copies of the store's file handles until it executes.
+#[test]
+fn a_closed_store_opens_again_while_children_are_started() {
+    let dir = TempDir::new().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let failed = (0..100).find_map(|_| Store::open(dir.path(), Options::default()).err());
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
 
 #[test]
