@@ -98,7 +98,15 @@ impl Node {
         let public_address = public_listener.local_addr().context("the listener has no address")?;
         public.spawn(serve_public(public_listener, Arc::clone(&gateway), app, stop_public.clone()));
         rest.spawn(controller.clone().run(stop_rest.clone()));
-        let joining = join(config, incarnation, consensus.clone(), controller, gateway, meter.clone(), stop_rest.clone());
+        let joining = join(
+            config,
+            incarnation,
+            consensus.clone(),
+            controller,
+            gateway,
+            meter.clone(),
+            stop_rest.clone(),
+        );
         rest.spawn(async move {
             if let Err(error) = joining.await {
                 tracing::error!("this host runs no instances: {error:#}");
@@ -222,7 +230,8 @@ async fn engines(
     let mut engines: BTreeMap<EngineKind, Arc<dyn Engine>> = BTreeMap::new();
     if config.engine.kind != EngineChoice::Docker {
         let dir = config.data_dir.join("instances");
-        let engine = ProcessEngine::new(cluster, config.node(), dir).context("cannot start the process engine")?;
+        let engine =
+            ProcessEngine::new(cluster, config.node(), dir).context("cannot start the process engine")?;
         engines.insert(EngineKind::Process, Arc::new(engine));
     }
     if config.engine.kind != EngineChoice::Process {

@@ -1,11 +1,15 @@
 //! What the invocation path sees of the control plane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_consensus::Consensus;
 use muster_core::ClusterState;
-use muster_gateway::ControlPlane;
+use muster_gateway::{BoxFuture, ControlPlane};
 use tokio::sync::watch;
+
+/// How long a refusal may wait for news.
+const REFRESH_LIMIT: Duration = Duration::from_millis(500);
 
 /// The published state, as the gateway reads it.
 #[derive(Debug)]
@@ -24,5 +28,12 @@ impl ControlPlane for Plane {
 
     fn has_quorum(&self) -> bool {
         self.consensus.has_quorum()
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            // Without a quorum the refusal stands on what is known.
+            let _settled = tokio::time::timeout(REFRESH_LIMIT, self.consensus.linearize()).await;
+        })
     }
 }

@@ -136,7 +136,8 @@ impl Machine {
     }
 
     fn publish(&self) {
-        self.published.store(Arc::new(Published { state: Arc::new(self.state.clone()), applied: self.applied }));
+        self.published
+            .store(Arc::new(Published { state: Arc::new(self.state.clone()), applied: self.applied }));
         self.changes.send_replace(self.applied.map_or(0, |id| id.index));
     }
 }
@@ -183,12 +184,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         // A clone of persistent maps: writes go on while it is encoded.
-        Builder::new(
-            Arc::clone(&self.snapshots),
-            self.state.clone(),
-            self.applied,
-            self.membership.clone(),
-        )
+        Builder::new(Arc::clone(&self.snapshots), self.state.clone(), self.applied, self.membership.clone())
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {

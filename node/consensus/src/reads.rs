@@ -118,7 +118,8 @@ impl Worker {
             let began = Instant::now();
             if let Ok(Some(index)) = timeout_at((began + ATTEMPT_LIMIT).min(deadline), self.ask()).await {
                 self.heard.note(began);
-                let caught_up = timeout_at(deadline, self.applied.wait_for(|applied| *applied >= index)).await;
+                let caught_up =
+                    timeout_at(deadline, self.applied.wait_for(|applied| *applied >= index)).await;
                 return match caught_up {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(_closed)) => Err(ReadError::Stopping),

@@ -99,13 +99,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Some(id) => format!("{}-{}", id.leader_id, id.index),
             None => "empty".to_owned(),
         };
-        let meta = SnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.membership.clone(),
-            snapshot_id,
-        };
+        let meta =
+            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
         let state = self.state.clone();
-        let data = blocking(move || codec::encode(FORMAT, &state)).await.map_err(|e| write_error(&meta, &e))?;
+        let data =
+            blocking(move || codec::encode(FORMAT, &state)).await.map_err(|e| write_error(&meta, &e))?;
         let data: Arc<[u8]> = data.into();
         self.shelf.save(&meta, Arc::clone(&data)).await?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data.to_vec())) })

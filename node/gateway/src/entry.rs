@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::EXPECT;
+use http::header::{AUTHORIZATION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -111,7 +111,15 @@ async fn invoke(
         let detail = "this node has not heard from a leader lately and cannot know who may call what";
         return Err(Failure::not_started(Kind::NoLease, detail).retry_after(NO_LEASE_RETRY_S));
     }
-    let admitted = admit(&gateway.control.state(), &head, gateway.config.body_max_bytes)?;
+    let body_max_bytes = gateway.config.body_max_bytes;
+    let admitted = match admit(&gateway.control.state(), &head, body_max_bytes) {
+        // The key, function or grant may have been made through another node a moment ago.
+        Err(refusal) if refusal.kind.may_be_stale() && head.headers.contains_key(AUTHORIZATION) => {
+            gateway.control.refresh().await;
+            admit(&gateway.control.state(), &head, body_max_bytes)?
+        }
+        decided => decided?,
+    };
     let Admitted { account, function, spec, target } = admitted;
     let deadline = arrived + spec.timeout.to_duration();
     let payload = receive(gateway, rest, deadline).await?;

@@ -31,6 +31,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// A refusal that rests on what this replica does not have, which may only not have arrived yet.
+    pub(crate) fn may_be_stale(self) -> bool {
+        matches!(self, Kind::Unauthenticated | Kind::Forbidden | Kind::NoFunction)
+    }
+
     pub(crate) const ALL: [Kind; 15] = [
         Kind::Malformed,
         Kind::Unauthenticated,

@@ -21,6 +21,12 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Whether a round trip to a quorum succeeded lately.
     fn has_quorum(&self) -> bool;
 
+    /// Resolves once the state holds everything that was acknowledged before the call, or soon if
+    /// that can't be had. Asked before a caller is refused.
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Whether this node holds a permission lease. Without one it admits nobody: it could not know
     /// that a caller was revoked.
     fn may_admit(&self) -> bool {

@@ -196,7 +196,13 @@ impl Agent {
             let listed = self.listed.get(&id).cloned();
             let call_off = CancellationToken::new();
             self.busy.insert(id, Busy::Acting { call_off: call_off.clone() });
-            let task = actions::run(Arc::clone(&self.tools), action, listed, state.instances.get(id).cloned(), call_off);
+            let task = actions::run(
+                Arc::clone(&self.tools),
+                action,
+                listed,
+                state.instances.get(id).cloned(),
+                call_off,
+            );
             self.actions.spawn(async move { (id, task.await) });
         }
     }
@@ -206,7 +212,8 @@ impl Agent {
     fn remind(&self) {
         self.tools.consensus.with_state(|state| {
             for (id, instance) in state.instances.on_node(self.tools.node) {
-                if instance.phase.is_launching() && self.served.contains(&id) && !self.busy.contains_key(&id) {
+                if instance.phase.is_launching() && self.served.contains(&id) && !self.busy.contains_key(&id)
+                {
                     let generation = instance.generation;
                     actions::mark(&self.tools, instances::Command::MarkReady { instance: id, generation });
                 }

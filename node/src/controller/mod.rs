@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::random;
-pub(crate) use observe::{Load, View};
 use observe::Observations;
-pub(crate) use rpc::REPORT_PREFIX;
+pub(crate) use observe::{Load, View};
 use rpc::LeaderClient;
+pub(crate) use rpc::REPORT_PREFIX;
 
 /// A clone is a handle to the same.
 #[derive(Clone, Debug)]

@@ -73,12 +73,11 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
 
     async fn from_request(request: Request<Body>, _app: &App) -> Result<Self, ApiError> {
         let collected = Limited::new(request.into_body(), BODY_MAX).collect().await;
-        let bytes = collected.map_err(|error| {
-            match error.downcast_ref::<http_body_util::LengthLimitError>() {
+        let bytes =
+            collected.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
                 Some(_) => ApiError::TooLarge { max_bytes: BODY_MAX },
                 None => ApiError::BadRequest("the body broke off".into()),
-            }
-        })?;
+            })?;
         let bytes = bytes.to_bytes();
         let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
         serde_json::from_slice(text)
@@ -96,9 +95,9 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, ApiError> {
         let query = Query::<T>::try_from_uri(&parts.uri);
-        query
-            .map(|Query(params)| Params(params))
-            .map_err(|error| ApiError::BadRequest(format!("the query is not as expected: {}", error.body_text())))
+        query.map(|Query(params)| Params(params)).map_err(|error| {
+            ApiError::BadRequest(format!("the query is not as expected: {}", error.body_text()))
+        })
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn put(
 ) -> Result<(StatusCode, Json<api::Function>), ApiError> {
     let name = FunctionName::new(&name)?;
     let spec = convert::spec_from_api(spec).map_err(Rejection::Invalid)?;
-    may_manage(&app, &caller, &name)?;
+    must_manage(&app, &caller, &name).await?;
     let change = ChangeId(random::id());
     let command = Command::Put { name: name.clone(), spec, owner: caller.account.clone(), change };
     let reply = app.consensus.propose(muster_core::Command::Functions(command)).await??;
@@ -78,8 +78,12 @@ pub(super) async fn delete(
     Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, ApiError> {
     let name = FunctionName::new(&name)?;
-    app.consensus.with_state(|state| exists(state, &name))?;
-    may_manage(&app, &caller, &name)?;
+    if app.consensus.with_state(|state| exists(state, &name)).is_err() {
+        // It may have been made through another node a moment ago.
+        app.consensus.linearize().await?;
+        app.consensus.with_state(|state| exists(state, &name))?;
+    }
+    must_manage(&app, &caller, &name).await?;
     let command = Command::Delete { name, force: params.force };
     app.consensus.propose(muster_core::Command::Functions(command)).await??;
     Ok(StatusCode::NO_CONTENT)
@@ -102,11 +106,14 @@ pub(super) fn may_see(state: &ClusterState, caller: &Caller, name: &FunctionName
     state.allows(&caller.account, Action::Invoke, name) || state.allows(&caller.account, Action::Manage, name)
 }
 
-fn may_manage(app: &App, caller: &Caller, name: &FunctionName) -> Result<(), ApiError> {
-    match app.consensus.with_state(|state| state.allows(&caller.account, Action::Manage, name)) {
-        true => Ok(()),
-        false => Err(forbidden(caller, name)),
+async fn must_manage(app: &App, caller: &Caller, name: &FunctionName) -> Result<(), ApiError> {
+    let allowed = || app.consensus.with_state(|state| state.allows(&caller.account, Action::Manage, name));
+    if allowed() {
+        return Ok(());
     }
+    // The grant may have been made through another node a moment ago.
+    app.consensus.linearize().await?;
+    if allowed() { Ok(()) } else { Err(forbidden(caller, name)) }
 }
 
 pub(super) fn forbidden(caller: &Caller, name: &FunctionName) -> ApiError {

@@ -34,11 +34,21 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         ("muster_raft_term", "gauge", "The current Raft term.", raft.current_term),
         ("muster_raft_is_leader", "gauge", "1 if this node believes it leads.", u64::from(leading)),
         ("muster_quorum", "gauge", "1 if a quorum confirmed a leader lately.", u64::from(quorum)),
-        ("muster_raft_last_log_index", "counter", "The last log entry here.", raft.last_log_index.unwrap_or(0)),
+        (
+            "muster_raft_last_log_index",
+            "counter",
+            "The last log entry here.",
+            raft.last_log_index.unwrap_or(0),
+        ),
         ("muster_raft_applied_index", "counter", "The last entry applied here.", state.applied_index()),
         ("muster_functions", "gauge", "Functions in the cluster.", state.state.functions.len() as u64),
         ("muster_instances_live", "gauge", "Live instances in the cluster.", live as u64),
-        ("muster_storage_bytes", "gauge", "Bytes this node's store takes on disk.", app.store.stats().disk_bytes),
+        (
+            "muster_storage_bytes",
+            "gauge",
+            "Bytes this node's store takes on disk.",
+            app.store.stats().disk_bytes,
+        ),
     ] {
         write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
             .expect("writing to a String cannot fail");

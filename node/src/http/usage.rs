@@ -83,13 +83,20 @@ fn select(state: &ClusterState, selection: &Selection) -> Vec<api::Usage> {
             }
         }
     }
-    sums.into_iter().map(|((account, function, period), sums)| row(&account, &function, period, &sums)).collect()
+    sums.into_iter()
+        .map(|((account, function, period), sums)| row(&account, &function, period, &sums))
+        .collect()
 }
 
 impl Selection {
     /// The period a row counts towards; `None` if it is not selected.
     #[expect(clippy::option_option, reason = "not selected, and selected for the total, differ")]
-    fn period(&self, account: &AccountName, function: &FunctionName, hour: Hour) -> Option<Option<Timestamp>> {
+    fn period(
+        &self,
+        account: &AccountName,
+        function: &FunctionName,
+        hour: Hour,
+    ) -> Option<Option<Timestamp>> {
         let start = hour.start();
         let wanted = self.account.as_ref().is_none_or(|a| a == account)
             && self.function.as_ref().is_none_or(|f| f == function)

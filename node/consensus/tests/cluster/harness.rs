@@ -192,8 +192,5 @@ async fn answer(
     Path(method): Path<String>,
     body: Bytes,
 ) -> Result<Vec<u8>, (StatusCode, String)> {
-    consensus
-        .handle_rpc(&method, &body)
-        .await
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
+    consensus.handle_rpc(&method, &body).await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }

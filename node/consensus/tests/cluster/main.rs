@@ -111,7 +111,9 @@ async fn a_node_away_beyond_the_purge_catches_up_by_snapshot() {
     }
     let leader = cluster.leader().await;
     cluster
-        .eventually("the log is purged", || cluster.node(leader).log_metrics().purged.is_some_and(|p| p.index > 50))
+        .eventually("the log is purged", || {
+            cluster.node(leader).log_metrics().purged.is_some_and(|p| p.index > 50)
+        })
         .await;
     cluster.bring_up(away).await;
     cluster.converged().await;
