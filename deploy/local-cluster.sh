@@ -314,11 +314,11 @@ muster() {
     MUSTER_URL=$(urls) MUSTER_KEY=$(<"$local_dir/root.key") NO_COLOR=1 "$bin_dir/muster" "$@" 9<&-
 }
 
-# The same, for changes: an election may just be under way.
+# The same, for changes: an election may just be under way. Quiet but for what is asked for on stdout.
 change() {
     local round said
     for round in 1 2 3; do
-        said=$(muster "$@" 2>&1 >/dev/null) && return
+        { said=$(muster "$@" 2>&1 >&3 3>&-); } 3>&1 && return
         ((round == 3)) || sleep 1
     done
     fail "muster $*: $said"
@@ -438,19 +438,19 @@ deploy_function() {
         done <"$file" | replace "$local_dir/$name.toml"
         file=$local_dir/$name.toml
     fi
-    change deploy -f "$file"
+    change deploy -f "$file" >/dev/null
 }
 
 # An account with a key in NAME.key that may invoke the functions named.
 ensure_account() {
     local name=$1 function key
     shift
-    muster accounts show "$name" >/dev/null 2>&1 || change accounts create "$name"
-    for function in "$@"; do change grant "$name" "$function"; done
+    muster accounts show "$name" >/dev/null 2>&1 || change accounts create "$name" >/dev/null
+    for function in "$@"; do change grant "$name" "$function" >/dev/null; done
     if [[ -f $local_dir/$name.key ]] && key_works 1 "$(<"$local_dir/$name.key")" "$((SECONDS + 2))"; then
         return
     fi
-    key=$(muster keys create "$name" -o json | json_text key) || fail "cannot create a key for $name"
+    key=$(change keys create "$name" -o json | json_text key) || fail "cannot create a key for $name"
     echo "$key" | replace "$local_dir/$name.key"
 }
 
