@@ -75,7 +75,11 @@ impl Transport {
         if !(1..=NODES_MAX).contains(&nodes.len()) {
             return Err(Error::invalid("the list of nodes", format!("expected 1 to {NODES_MAX} URLs")));
         }
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder();
+        // It would cut off, after 30 s, a long body that its function is not yet there to read.
+        #[cfg(target_os = "linux")]
+        let builder = builder.tcp_user_timeout(None);
+        let http = builder
             .connect_timeout(options.connect_timeout)
             // A function's redirect is its answer, and a key must not follow one.
             .redirect(reqwest::redirect::Policy::none())

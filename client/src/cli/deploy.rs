@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use muster_client::Error;
+
 use super::failure::{Doing, Failure};
 use super::output::note;
 use super::{Context, function_file, functions};
@@ -39,7 +41,10 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
             note(&format!("waiting for {} ready instances", function.spec.scaling.min));
         }
         let ready = context.client.wait_ready(name, within).await;
-        function = ready.doing(format_args!("see function `{name}` ready"))?;
+        function = match ready {
+            Err(error @ Error::NotReady { .. }) => return Err(Failure::failed(error.to_string())),
+            ready => ready.doing(format_args!("wait for function `{name}`"))?,
+        };
     }
     context.output.show(&function, || functions::table([&function]).to_string())
 }
