@@ -205,7 +205,7 @@ impl Flusher {
                     });
                 }
                 (result, _) => {
-                    let _gone = done.send(result.clone().map(drop));
+                    let _gone = done.send(result.map(drop));
                 }
             }
         }

@@ -353,11 +353,14 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// Counts a failed launch against its function, or forgives it. An old version's end says
-    /// nothing about the current one.
+    /// Counts a failed launch against its function, or forgives it. The end of an old version's
+    /// instance, or of a deleted namesake's, says nothing about the current one.
     fn judge(&mut self, ended: &Instance, now: Timestamp) {
-        let current = self.functions.get(ended.function.as_str()).map(|f| f.current().number);
-        if current != Some(ended.version) {
+        let function = self.functions.get(ended.function.as_str());
+        let current = function.is_some_and(|f| {
+            f.current().number == ended.version && f.current().created_at <= ended.placed_at
+        });
+        if !current {
             return;
         }
         let ready_for = ended.ready_at.map(|ready_at| now.since(ready_at));

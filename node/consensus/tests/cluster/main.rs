@@ -1,5 +1,7 @@
 //! Three consensus nodes in one process: real store, real HTTP between them.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 mod harness;
 
 use std::time::Duration;
