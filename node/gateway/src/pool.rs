@@ -2,9 +2,10 @@
 //!
 //! The queue is ordered by age across the cluster: a peer's poll counts as old as the oldest request
 //! waiting there, so a host serves its own requests and its peers' alike. There is never a free slot
-//! while the queue holds anything: each change ends with [`Inner::serve`].
+//! while the queue holds anything: each change ends with [`Pool::serve`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod books;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use muster_core::ids::{AccountName, FunctionName, NodeId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::books::{Inner, Member, Place, Waiter};
 use crate::failure::Failure;
 use crate::host::{Instance, InstanceLoad};
 use crate::metrics::Metrics;
@@ -28,37 +30,6 @@ pub(crate) struct Pool {
     pub(crate) function: FunctionName,
     metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    members: Vec<Member>,
-    /// By the time the wait began, then by arrival.
-    queue: BTreeMap<Place, Waiter>,
-    arrivals: u64,
-    /// Waiters in the queue that entered here, and whose they are.
-    local: u32,
-    accounts: BTreeMap<AccountName, u32>,
-    /// Hosts that a demand loop asks for slots.
-    asked: BTreeSet<NodeId>,
-}
-
-type Place = (Instant, u64);
-
-enum Waiter {
-    Local { account: AccountName, grant: oneshot::Sender<Grant> },
-    Peer { want: u32, grant: oneshot::Sender<Vec<SlotGuard>> },
-}
-
-struct Member {
-    instance: Arc<Instance>,
-    in_flight: u32,
-    draining: bool,
-    /// It could not be connected to; left alone until then.
-    suspect_until: Option<Instant>,
-    busy: Duration,
-    counted_at: Instant,
-    completed: u64,
 }
 
 /// A slot that is taken. Dropping it frees the slot.
@@ -257,9 +228,32 @@ impl Pool {
 
     fn serve(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let mut deliveries = Deliveries::default();
-        inner.serve(self, &mut deliveries);
+        self.serve_all(&mut inner, &mut deliveries);
         drop(inner);
         deliveries.deliver();
+    }
+
+    fn serve_all(self: &Arc<Self>, inner: &mut Inner, deliveries: &mut Deliveries) {
+        while let Some(entry) = inner.queue.first_entry() {
+            let place = *entry.key();
+            let Some(instance) = inner.take_free() else { return };
+            let mut slots = vec![self.guard(instance)];
+            match inner.take_waiter(&place, &self.metrics).expect("the first waiter is there") {
+                Waiter::Local { grant, .. } => {
+                    let slot = Slot::Local(slots.remove(0));
+                    deliveries.local.push((grant, slot));
+                }
+                Waiter::Peer { want, grant } => {
+                    // More than one only where nobody else waits: the rest of what this peer wants
+                    // is younger than the first, and asks again.
+                    while inner.queue.is_empty() && slots.len() < want as usize {
+                        let Some(instance) = inner.take_free() else { break };
+                        slots.push(self.guard(instance));
+                    }
+                    deliveries.peers.push((grant, slots));
+                }
+            }
+        }
     }
 
     fn release(self: &Arc<Self>, instance: &Arc<Instance>, served: bool) {
@@ -285,107 +279,6 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn serve(&mut self, pool: &Arc<Pool>, deliveries: &mut Deliveries) {
-        while let Some(entry) = self.queue.first_entry() {
-            let place = *entry.key();
-            let Some(instance) = self.take_free() else { return };
-            let mut slots = vec![pool.guard(instance)];
-            match self.take_waiter(&place, &pool.metrics).expect("the first waiter is there") {
-                Waiter::Local { grant, .. } => {
-                    let slot = Slot::Local(slots.remove(0));
-                    deliveries.local.push((grant, slot));
-                }
-                Waiter::Peer { want, grant } => {
-                    // More than one only where nobody else waits: the rest of what this peer wants
-                    // is younger than the first, and asks again.
-                    while self.queue.is_empty() && slots.len() < want as usize {
-                        let Some(instance) = self.take_free() else { break };
-                        slots.push(pool.guard(instance));
-                    }
-                    deliveries.peers.push((grant, slots));
-                }
-            }
-        }
-    }
-
-    /// Takes a slot of the least loaded instance; of those alike, the one that came first, so that
-    /// the rest stay idle and can be brought down.
-    fn take_free(&mut self) -> Option<Arc<Instance>> {
-        let now = Instant::now();
-        let free = self.members.iter_mut().filter(|member| member.has_room(now));
-        let chosen = free.min_by(|a, b| {
-            let a_load = u64::from(a.in_flight) * u64::from(b.instance.concurrency);
-            let b_load = u64::from(b.in_flight) * u64::from(a.instance.concurrency);
-            a_load.cmp(&b_load)
-        })?;
-        chosen.count(now);
-        chosen.in_flight += 1;
-        Some(Arc::clone(&chosen.instance))
-    }
-
-    fn push(&mut self, since: Instant, waiter: Waiter) -> Place {
-        let place = (since, self.arrivals);
-        self.arrivals += 1;
-        if let Waiter::Local { account, .. } = &waiter {
-            self.local += 1;
-            *self.accounts.entry(account.clone()).or_default() += 1;
-        }
-        self.queue.insert(place, waiter);
-        place
-    }
-
-    fn take_waiter(&mut self, place: &Place, metrics: &Metrics) -> Option<Waiter> {
-        let waiter = self.queue.remove(place)?;
-        if let Waiter::Local { account, .. } = &waiter {
-            self.local -= 1;
-            metrics.waiting.fetch_sub(1, Relaxed);
-            let of_account = self.accounts.get_mut(account).expect("waiters are counted by account");
-            *of_account -= 1;
-            if *of_account == 0 {
-                self.accounts.remove(account);
-            }
-        }
-        Some(waiter)
-    }
-
-    fn pop_local(&mut self, metrics: &Metrics) -> Option<oneshot::Sender<Grant>> {
-        let place = self.first_local()?;
-        match self.take_waiter(&place, metrics)? {
-            Waiter::Local { grant, .. } => Some(grant),
-            Waiter::Peer { .. } => None,
-        }
-    }
-
-    fn first_local(&self) -> Option<Place> {
-        let local = |waiter: &Waiter| matches!(waiter, Waiter::Local { .. });
-        self.queue.iter().find(|(_, waiter)| local(waiter)).map(|(place, _)| *place)
-    }
-
-    fn oldest_local(&self) -> Duration {
-        self.first_local().map_or(Duration::ZERO, |(since, _)| since.elapsed())
-    }
-
-    fn member(&mut self, instance: &Arc<Instance>) -> Option<&mut Member> {
-        self.members.iter_mut().find(|member| Arc::ptr_eq(&member.instance, instance))
-    }
-}
-
-impl Member {
-    fn has_room(&self, now: Instant) -> bool {
-        !self.draining
-            && self.in_flight < self.instance.concurrency
-            && self.suspect_until.is_none_or(|until| until <= now)
-    }
-
-    /// Adds the slot time since the last count. Called before each change of `in_flight`, so that
-    /// `busy` is the exact integral of it.
-    fn count(&mut self, now: Instant) {
-        self.busy += now.duration_since(self.counted_at) * self.in_flight;
-        self.counted_at = now;
     }
 }
 

@@ -21,7 +21,8 @@ use crate::request_body::{RequestBody, Source};
 use crate::server::Cut;
 use crate::tally::{Bill, RequestBytes, Tally};
 
-/// How long an instance that refuses connections is left alone.
+/// How long an instance that refuses connections is left alone; also one that broke off, where the
+/// request is to be tried again elsewhere.
 const SUSPECT_FOR: Duration = Duration::from_millis(100);
 
 /// What an attempt is about, wherever it runs.
@@ -128,8 +129,11 @@ fn failed(tally: &mut Tally, error: &SendError, source: Option<&Source>, place: 
         tally.end_failed(fault.kind());
         return Failure::started(fault.kind(), fault.detail(), place);
     }
-    if error.is_unsent() {
+    // Not after every break: a caller whose requests make it break would keep others from it.
+    if error.is_unsent() || tally.may_retry() {
         tally.suspect(SUSPECT_FOR);
+    }
+    if error.is_unsent() {
         tally.sent = false;
     }
     tally.end_failed(Kind::Broken);

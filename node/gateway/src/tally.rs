@@ -74,6 +74,10 @@ impl Tally {
         }
     }
 
+    pub(crate) fn may_retry(&self) -> bool {
+        self.bill.may_retry
+    }
+
     /// Frees the slot and records the usage. The answer's end must wait for the future, if any.
     pub(crate) fn end(&mut self, outcome: Outcome) -> Option<BoxFuture<'static, Result<(), MeterError>>> {
         let mut slot = self.slot.take()?;

@@ -1,0 +1,106 @@
+//! Clients that are too slow or too large, and the listener itself.
+
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use muster_gateway::{Body, Config, Limits, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::*;
+use crate::function::Function;
+
+async fn raw(addr: std::net::SocketAddr, text: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|w| w == b"\r\n\r\n") {
+        if within(stream.read_buf(&mut answer)).await.unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    (stream, String::from_utf8(answer).unwrap())
+}
+
+#[tokio::test]
+async fn a_slow_body() {
+    let cluster = Cluster::with(2, Config { body_idle_ms: 100, ..Config::default() }).await;
+    let alpha = Function::start().await;
+    cluster.deploy("alpha", |_| ());
+    cluster.run(0, "alpha", alpha.addr);
+    let key = key("alice");
+    for node in &cluster.nodes {
+        // Short: read before it costs a slot. Long and of unknown length: streamed, then cut.
+        for (length, seen) in [
+            ("content-length: 10\r\n\r\nabc", 0),
+            ("content-length: 100000\r\n\r\nabc", 1),
+            ("transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", 1),
+        ] {
+            let before = alpha.seen().len();
+            let head = format!(
+                "POST /function/alpha HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n{length}"
+            );
+            let (_stream, answer) = raw(node.public, &head).await;
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            assert_eq!(alpha.seen().len(), before + seen, "{length}");
+            until(|| cluster.in_flight() == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn heads_have_a_limit() {
+    let cluster = Cluster::start(1).await;
+    let addr = cluster.nodes[0].public;
+    let (_stream, answer) = raw(addr, &format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(10))).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+    let (_stream, answer) = raw(addr, &long).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let limits = Limits { head_timeout: Duration::from_millis(100), connections_max: 1, ..Limits::default() };
+    let server =
+        tokio::spawn(serve(listener, |_, _| async { Response::new(Body::from("ok")) }, limits, stop.clone()));
+    let (_stream, answer) = raw(addr, "GET / HTTP/1.1\r\nhost").await;
+    assert_eq!(answer, "", "closed");
+    // Its place is free for the next.
+    let (_stream, answer) = raw(addr, "GET / HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    stop.cancel();
+    within(server).await.unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_is_in_flight() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (stop, gate) = (CancellationToken::new(), CancellationToken::new());
+    let (waiting, at_gate) = tokio::sync::mpsc::unbounded_channel();
+    let (opened, mut at_gate) = (gate.clone(), at_gate);
+    let handler = move |_request: Request<Incoming>, _| {
+        let (opened, waiting) = (opened.clone(), waiting.clone());
+        async move {
+            waiting.send(()).unwrap();
+            opened.cancelled().await;
+            Response::new(Body::from("done"))
+        }
+    };
+    let server = tokio::spawn(serve(listener, handler, Limits::default(), stop.clone()));
+    let answer = spawn(request(&url, ""));
+    within(at_gate.recv()).await.unwrap();
+    stop.cancel();
+    assert!(!server.is_finished());
+    gate.cancel();
+    let (head, body) = read(within(answer).await.unwrap()).await;
+    assert_eq!((head.status, &body[..]), (200, &b"done"[..]));
+    within(server).await.unwrap();
+    assert!(client().request(request(&url, "")).await.is_err(), "nobody listens any more");
+}

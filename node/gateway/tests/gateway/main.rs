@@ -1,0 +1,13 @@
+//! The gateway over real sockets: one to three gateways in one process, wired to a state that is
+//! built by applying real commands, with small HTTP servers as functions.
+
+mod cluster;
+mod function;
+
+mod answers;
+mod failures;
+mod limits;
+mod queueing;
+mod refusals;
+mod scaling;
+mod usage;
