@@ -2,6 +2,7 @@
 //! reaches them; they do not reach each other.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::NetworkCreateRequest;
@@ -11,6 +12,10 @@ use tokio::sync::Mutex;
 
 use super::{READ_DEADLINE, container, docker_status, within};
 use crate::{Cause, EngineError};
+
+/// Looks at a network that another node is creating, which takes a loaded dockerd a second.
+const ATTEMPTS_MAX: u32 = 50;
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Several nodes may share one dockerd, as in a local cluster, so several may create it at once.
 #[derive(Debug)]
@@ -32,10 +37,7 @@ impl Handle {
         if let Some(id) = known.as_ref() {
             return Ok(id.clone());
         }
-        let id = match self.find().await?.into_iter().next() {
-            Some(id) => id,
-            None => self.create().await?,
-        };
+        let id = self.ensure().await?;
         Ok(known.insert(id).clone())
     }
 
@@ -73,18 +75,26 @@ impl Handle {
         Ok(ids)
     }
 
-    async fn create(&self) -> Result<String, EngineError> {
+    /// Finds or creates it. Of several nodes that create at once all but one are refused, and refused
+    /// *before* the list shows the one that was made: so a refusal is followed by further looks.
+    async fn ensure(&self) -> Result<String, EngineError> {
         let operation = "create the network";
-        let created =
-            within(operation, READ_DEADLINE, self.docker.create_network(request(self.cluster))).await;
-        // Someone else may have been first, and then ours is refused; either way the list is the truth.
-        if let Some(id) = self.find().await?.into_iter().next() {
-            return Ok(id);
+        let mut refusal = None;
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(id) = self.find().await?.into_iter().next() {
+                return Ok(id);
+            }
+            let creation = self.docker.create_network(request(self.cluster));
+            match within(operation, READ_DEADLINE, creation).await {
+                // The list decides which one it is.
+                Ok(_) => continue,
+                Err(error) if docker_status(&error).is_some() => refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(ATTEMPT_PAUSE).await;
         }
-        match created {
-            Ok(_) => Err(EngineError::Unexpected { operation, problem: "it is not listed".into() }),
-            Err(error) => Err(error),
-        }
+        let unlisted = EngineError::Unexpected { operation, problem: "it is not listed".into() };
+        Err(refusal.unwrap_or(unlisted))
     }
 }
 
