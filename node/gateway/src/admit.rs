@@ -7,9 +7,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use muster_core::ClusterState;
-use muster_core::accounts::Action;
+use muster_core::accounts::{Action, Unauthenticated};
 use muster_core::functions::Spec;
-use muster_core::ids::{AccountName, FunctionName};
+use muster_core::ids::{AccountName, FunctionName, NAME_MAX};
 use muster_core::instances::DecidedAction;
 use muster_core::units::Timestamp;
 
@@ -21,6 +21,8 @@ pub(crate) const PREFIX: &str = "/function/";
 
 /// A request that may be served.
 pub(crate) struct Admitted {
+    /// What the caller proved itself with, to be looked at again should the request have to wait.
+    pub(crate) key: String,
     pub(crate) account: AccountName,
     pub(crate) function: FunctionName,
     pub(crate) spec: Arc<Spec>,
@@ -32,17 +34,12 @@ pub(crate) struct Admitted {
 /// a key learns which functions there are.
 pub(crate) fn admit(state: &ClusterState, head: &Parts, body_max_bytes: u64) -> Result<Admitted, Failure> {
     let now = now();
-    let account = authenticate(state, head, now)?;
+    let key = key(head)?;
+    let account = authenticate(state, key, now)?;
     let path = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let (name, target) = split(path);
-    let missing =
-        || Failure::not_started(Kind::NoFunction, format!("there is no function `{}`", shown(name)));
-    let function = FunctionName::new(name).map_err(|_| missing())?;
-    let spec = Arc::clone(&state.functions.get(name).ok_or_else(missing)?.current().spec);
-    if !state.allows(account, Action::Invoke, &function) {
-        let detail = format!("the account `{account}` has no grant to invoke `{function}`");
-        return Err(Failure::not_started(Kind::Forbidden, detail));
-    }
+    let function = FunctionName::new(name).map_err(|_| missing(name))?;
+    let spec = permitted(state, account, &function)?;
     if head.method == Method::CONNECT {
         return Err(Failure::not_started(Kind::Malformed, "CONNECT is not for functions"));
     }
@@ -56,7 +53,19 @@ pub(crate) fn admit(state: &ClusterState, head: &Parts, body_max_bytes: u64) -> 
     }
     let malformed = |_| Failure::not_started(Kind::Malformed, "the path is not valid");
     let target = PathAndQuery::try_from(target).map_err(malformed)?;
-    Ok(Admitted { account: account.clone(), function, spec, target: Uri::from(target) })
+    let (key, account, target) = (key.to_owned(), account.clone(), Uri::from(target));
+    Ok(Admitted { key, account, function, spec, target })
+}
+
+/// Whether a request that has waited may still be served: a key or a grant revoked in the meantime
+/// is revoked for it, too.
+pub(crate) fn still_admitted(
+    state: &ClusterState,
+    key: &str,
+    function: &FunctionName,
+) -> Result<(), Failure> {
+    let account = authenticate(state, key, now())?;
+    permitted(state, account, function).map(drop)
 }
 
 /// The answer for a function that keeps failing to start, while nothing of it runs or is to be
@@ -95,23 +104,38 @@ pub(crate) fn overdue(state: &ClusterState, function: &FunctionName) -> Failure 
 
 const NO_CAPACITY_RETRY_S: u64 = 5;
 
-fn authenticate<'a>(
-    state: &'a ClusterState,
-    head: &Parts,
-    now: Timestamp,
-) -> Result<&'a AccountName, Failure> {
-    let Some(key) = bearer(&head.headers) else {
-        let given = head.headers.contains_key(AUTHORIZATION);
-        let detail = match given {
+fn key(head: &Parts) -> Result<&str, Failure> {
+    bearer(&head.headers).ok_or_else(|| {
+        let detail = match head.headers.contains_key(AUTHORIZATION) {
             true => "the `Authorization` header is malformed: expected `Bearer mk_…`, once",
             false => "an API key is needed: `Authorization: Bearer mk_…`",
         };
-        return Err(Failure::not_started(Kind::Unauthenticated, detail));
-    };
-    let refused = |error: muster_core::accounts::Unauthenticated| {
-        Failure::not_started(Kind::Unauthenticated, error.to_string())
-    };
+        Failure::not_started(Kind::Unauthenticated, detail)
+    })
+}
+
+fn authenticate<'a>(state: &'a ClusterState, key: &str, now: Timestamp) -> Result<&'a AccountName, Failure> {
+    let refused = |error: Unauthenticated| Failure::not_started(Kind::Unauthenticated, error.to_string());
     state.accounts.authenticate(key, now).map_err(refused)
+}
+
+fn permitted(
+    state: &ClusterState,
+    account: &AccountName,
+    function: &FunctionName,
+) -> Result<Arc<Spec>, Failure> {
+    let known = state.functions.get(function.as_str()).ok_or_else(|| missing(function.as_str()))?;
+    if !state.allows(account, Action::Invoke, function) {
+        let detail = format!("the account `{account}` has no grant to invoke `{function}`");
+        return Err(Failure::not_started(Kind::Forbidden, detail));
+    }
+    Ok(Arc::clone(&known.current().spec))
+}
+
+fn missing(name: &str) -> Failure {
+    // A name from outside, made short enough for a message.
+    let shown: String = name.chars().take(2 * NAME_MAX).collect();
+    Failure::not_started(Kind::NoFunction, format!("there is no function `{shown}`"))
 }
 
 fn has_wanted(state: &ClusterState, function: &FunctionName) -> bool {
@@ -127,11 +151,6 @@ fn split(path_and_query: &str) -> (&str, String) {
         true => (name, target.to_owned()),
         false => (name, format!("/{target}")),
     }
-}
-
-/// A name from outside, short enough for a message.
-fn shown(name: &str) -> String {
-    name.chars().take(2 * muster_core::ids::NAME_MAX).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use muster_core::functions::Spec;
 use muster_core::ids::{AccountName, FunctionName, NodeId};
 use tokio::time::{Instant, timeout_at};
 
-use crate::admit::{Admitted, admit, overdue};
+use crate::admit::{Admitted, admit, overdue, still_admitted};
 use crate::answer::{Answer, Observer};
 use crate::body::Body;
 use crate::demand::{raise, remote_hosts};
@@ -107,10 +107,7 @@ async fn invoke(
     remote: SocketAddr,
     arrived: Instant,
 ) -> Result<Response<Answer>, Failure> {
-    if !gateway.control.may_admit() {
-        let detail = "this node has not heard from a leader lately and cannot know who may call what";
-        return Err(Failure::not_started(Kind::NoLease, detail).retry_after(NO_LEASE_RETRY_S));
-    }
+    check_lease(gateway)?;
     let body_max_bytes = gateway.config.body_max_bytes;
     let admitted = match admit(&gateway.control.state(), &head, body_max_bytes) {
         // The key, function or grant may have been made through another node a moment ago.
@@ -120,13 +117,14 @@ async fn invoke(
         }
         decided => decided?,
     };
-    let Admitted { account, function, spec, target } = admitted;
+    let Admitted { key, account, function, spec, target } = admitted;
     let deadline = arrived + spec.timeout.to_duration();
     let payload = receive(gateway, rest, deadline).await?;
     let call = Call {
         gateway,
         invocation,
         pool: gateway.host.pool(&function),
+        key,
         account,
         function,
         spec,
@@ -138,6 +136,15 @@ async fn invoke(
         cut: head.extensions.get::<Cut>().cloned(),
     };
     call.serve().await
+}
+
+/// Without a lease nobody is admitted.
+fn check_lease(gateway: &Gateway) -> Result<(), Failure> {
+    if gateway.control.may_admit() {
+        return Ok(());
+    }
+    let detail = "this node has not heard from a leader lately and cannot know who may call what";
+    Err(Failure::not_started(Kind::NoLease, detail).retry_after(NO_LEASE_RETRY_S))
 }
 
 /// The request's body, so that an attempt can be made of it.
@@ -190,6 +197,7 @@ struct Call<'a> {
     gateway: &'a Arc<Gateway>,
     invocation: &'a str,
     pool: Arc<Pool>,
+    key: String,
     account: AccountName,
     function: FunctionName,
     spec: Arc<Spec>,
@@ -256,7 +264,10 @@ impl Call<'_> {
         {
             return Ok(Way::Guess(node));
         }
-        self.wait(waiting_since).await.map(Way::Slot)
+        let slot = self.wait(waiting_since).await?;
+        check_lease(self.gateway)?;
+        still_admitted(&self.gateway.control.state(), &self.key, &self.function)?;
+        Ok(Way::Slot(slot))
     }
 
     /// Waits in the queue. A request that was granted a slot in vain is as old as it was.

@@ -77,11 +77,11 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
 /// exactly one.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next()?.to_str().ok()?;
+    let value = values.next()?;
     if values.next().is_some() {
         return None;
     }
-    let (scheme, credentials) = value.split_once(' ')?;
+    let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
 }
 

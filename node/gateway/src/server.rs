@@ -40,6 +40,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// For the listener for other nodes: the head of an invocation grows on its way between them.
+    pub fn for_peers() -> Self {
+        let public = Limits::default();
+        Limits { head_max_bytes: 2 * public.head_max_bytes, ..public }
+    }
+}
+
 /// The pause after a failed accept: it fails because something ran out, mostly file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -157,18 +157,20 @@ impl Cluster {
             meter,
         };
         self.register(id, &node.peer.to_string());
-        let limits = Limits { grace: Duration::from_secs(1), ..Limits::default() };
+        let grace = Duration::from_secs(1);
+        let limits = Limits { grace, ..Limits::default() };
+        let peer_limits = Limits { grace, ..Limits::for_peers() };
         let invoke = Arc::clone(&gateway);
         let handler = move |request, remote| {
             let gateway = Arc::clone(&invoke);
             async move { gateway.handle(request, remote).await }
         };
-        tokio::spawn(serve(public, handler, limits.clone(), self.stop.clone()));
+        tokio::spawn(serve(public, handler, limits, self.stop.clone()));
         let handler = move |request, _| {
             let gateway = Arc::clone(&gateway);
             async move { gateway.handle_peer(request).await }
         };
-        tokio::spawn(serve(peer, handler, limits, self.stop.clone()));
+        tokio::spawn(serve(peer, handler, peer_limits, self.stop.clone()));
         self.nodes.push(node);
     }
 

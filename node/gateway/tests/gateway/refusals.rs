@@ -72,7 +72,7 @@ async fn who_may_call_what() {
 }
 
 #[tokio::test]
-async fn a_revoked_grant_ends_calls() {
+async fn what_is_revoked_admits_nobody() {
     let cluster = Cluster::start(1).await;
     let alpha = Function::start().await;
     cluster.deploy("alpha", |_| ());
@@ -83,6 +83,17 @@ async fn a_revoked_grant_ends_calls() {
         pattern: accounts::Pattern::new("*").unwrap(),
     })]);
     assert_eq!(post(&cluster.url(0, "alpha"), "").await.0.status, 403);
+    cluster.account("bob", &["alpha"]);
+    let held = spawn(request_by("bob", &cluster.url(0, "alpha/hold"), ""));
+    until(|| cluster.in_flight() == 1).await;
+    let waiting = spawn(request_by("bob", &cluster.url(0, "alpha"), ""));
+    until(|| cluster.waiting(0) == 1).await;
+    let bob = AccountName::new("bob").unwrap();
+    cluster.apply(vec![Command::Accounts(accounts::Command::Delete { name: bob })]);
+    alpha.gate.add_permits(1);
+    assert_eq!(within(held).await.unwrap().status(), 200, "what runs is not cut");
+    assert_eq!(within(waiting).await.unwrap().status(), 401, "what waits is not admitted");
+    until(|| cluster.in_flight() == 0).await;
     cluster.plane.lease.store(false, SeqCst);
     let (head, _) = problem(call(request(&cluster.url(0, "alpha"), "")).await).await;
     assert_eq!((head.status, head.get("retry-after")), (503, "1"), "no lease, no calls");
