@@ -6,7 +6,6 @@ use std::time::Duration;
 use muster_core::functions::Source;
 use muster_core::ids::InstanceId;
 use muster_engine::{EngineError, ProcessEngine};
-
 use tokio::time::Instant;
 
 use crate::bench::{Bench, DEADLINE, NO_GRACE, NODE, get, random, try_get, until};
