@@ -1,0 +1,92 @@
+//! One invocation over plain HTTP: nothing is repeated behind the test's back.
+
+use anyhow::{Context, Result};
+use http::Method;
+use muster_api::{InvocationState, Problem, headers};
+use reqwest::RequestBuilder;
+
+use super::Cluster;
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub invocation_id: Option<String>,
+    /// The node it ran on.
+    pub node: Option<u64>,
+    pub instance: Option<String>,
+    pub cold_start: Option<bool>,
+    pub retry_after: Option<String>,
+    pub body: Vec<u8>,
+    /// Where Muster, not the function, answered.
+    pub problem: Option<Problem>,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// With the body, where it is none.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{} with {:?}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    /// What Muster says of whether the function may have run.
+    pub fn state(&self) -> Option<InvocationState> {
+        self.problem.as_ref()?.invocation_state
+    }
+}
+
+impl Cluster {
+    /// A request to node `n`, with a key if one is given.
+    pub fn request(&self, n: u64, method: Method, path: &str, key: Option<&str>) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url(n)));
+        match key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// Sends `body` to a function through node `n` and reads the whole answer. `function` may go on
+    /// with a path and a query.
+    ///
+    /// # Errors
+    /// Where the node could not be reached or the answer broke off.
+    pub async fn invoke(
+        &self,
+        n: u64,
+        key: &str,
+        function: &str,
+        body: impl Into<reqwest::Body> + Send,
+    ) -> Result<Answer, reqwest::Error> {
+        let path = format!("/function/{function}");
+        send(self.request(n, Method::POST, &path, Some(key)).body(body)).await
+    }
+}
+
+/// Sends a request and reads the whole answer.
+///
+/// # Errors
+/// Where the node could not be reached or the answer broke off.
+pub async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let response = request.send().await?;
+    let text = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let (node, cold_start) = (text(headers::NODE), text(headers::COLD_START));
+    let is_problem = text("content-type").is_some_and(|kind| kind == muster_api::PROBLEM_JSON);
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        invocation_id: text(headers::INVOCATION_ID),
+        node: node.and_then(|node| node.parse().ok()),
+        instance: text(headers::INSTANCE),
+        cold_start: cold_start.and_then(|cold| cold.parse().ok()),
+        retry_after: text("retry-after"),
+        body: Vec::new(),
+        problem: None,
+    };
+    answer.body = response.bytes().await?.to_vec();
+    if is_problem {
+        answer.problem = serde_json::from_slice(&answer.body).ok();
+    }
+    Ok(answer)
+}
