@@ -105,6 +105,8 @@ fn spawn(table: &Arc<Table>, launch: &Launch, program: &str, arguments: &[String
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into()))
         .envs(launch.environment(addr.port()))
+        // Only its host node may reach it: other machines would get by without a key.
+        .env("MUSTER_BIND_ADDRESS", addr.ip().to_string())
         .current_dir(&folder)
         .stdin(Stdio::null())
         .stderr(stdout.try_clone()?)
