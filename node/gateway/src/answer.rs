@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, timeout};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::BodyError;
@@ -35,7 +35,7 @@ pub(crate) struct Answer {
     request: Option<Arc<Source>>,
     /// On the host.
     tally: Option<Tally>,
-    gone: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    gone: Option<Gone>,
     /// On the entry.
     observer: Option<Observer>,
     /// Cuts the connection to the client.
@@ -45,6 +45,25 @@ pub(crate) struct Answer {
     held: Option<Frame<Bytes>>,
     recording: Option<BoxFuture<'static, Result<(), MeterError>>>,
     done: bool,
+}
+
+/// Whether what an answer comes from is no more. Listened to only once the answer has to be waited
+/// for: most are there at once.
+enum Gone {
+    Unheard(CancellationToken),
+    Heard(Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl Gone {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Gone::Unheard(token) = self {
+            *self = Gone::Heard(Box::pin(token.clone().cancelled_owned()));
+        }
+        match self {
+            Gone::Heard(cancelled) => cancelled.as_mut().poll(cx),
+            Gone::Unheard(_) => Poll::Pending,
+        }
+    }
 }
 
 /// Measures an invocation to the end of its answer.
@@ -90,8 +109,8 @@ impl Answer {
     }
 
     /// Cuts it when `gone` comes true: what it comes from is no more.
-    pub(crate) fn until(mut self, gone: WaitForCancellationFutureOwned) -> Self {
-        self.gone = Some(Box::pin(gone));
+    pub(crate) fn until(mut self, gone: CancellationToken) -> Self {
+        self.gone = Some(Gone::Unheard(gone));
         self
     }
 
@@ -154,7 +173,7 @@ impl Answer {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(BodyError::Deadline);
         }
-        match self.gone.as_mut().map(|gone| gone.as_mut().poll(cx)) {
+        match self.gone.as_mut().map(|gone| gone.poll(cx)) {
             Some(Poll::Ready(())) => Poll::Ready(BodyError::Gone),
             _ => Poll::Pending,
         }

@@ -5,16 +5,16 @@
 //! snapshot of the state through [`ControlPlane`].
 //!
 //! Read in this order:
-//! * [`entry`]: one invocation's way from its first byte to its answer, with its retries;
-//!   [`admit`] (who, what, how large) and [`failure`] (every way it can go wrong, as HTTP).
-//! * [`pool`]: per function, the instances here, their slots and one queue by age for local
-//!   requests and peers' polls alike; [`host`] keeps the pools and is what the agent talks to.
-//! * [`demand`]: while requests wait here, one long poll per remote host asks for slots there.
-//!   [`peer`] answers such polls, and runs what other entries send; [`peers`] is their client.
-//! * [`run`]: one attempt on an instance here; [`answer`] the body of its answer, which
-//!   carries the slot, the deadline and the usage record ([`tally`]) to the end.
-//! * [`rounds`]: upon each change of the state, which waiting requests can no longer be served.
-//! * [`connections`], [`headers`], [`request_body`], [`server`], [`metrics`], [`config`]: the tools.
+//! * `entry`: one invocation's way from its first byte to its answer, with its retries;
+//!   `admit` (who, what, how large) and `failure` (every way it can go wrong, as HTTP).
+//! * `pool`: per function, the instances here, their slots and one queue by age for local
+//!   requests and peers' polls alike; `host` keeps the pools and is what the agent talks to.
+//! * `demand`: while requests wait here, one long poll per remote host asks for slots there.
+//!   `peer` answers such polls, and runs what other entries send; `peers` is their client.
+//! * `run`: one attempt on an instance here; `answer` the body of its answer, which
+//!   carries the slot, the deadline and the usage record (`tally`) to the end.
+//! * `rounds`: upon each change of the state, which waiting requests can no longer be served.
+//! * `connections`, `headers`, `request_body`, `server`, `metrics`, `config`: the tools.
 //!
 //! **Invariant.** A slot is a value. Whoever holds it may send one request to its instance; when it
 //! is dropped, for whatever reason, the slot is free again and the oldest waiter gets it.

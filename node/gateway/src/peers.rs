@@ -237,7 +237,7 @@ impl Peers {
         let result = parts.headers.remove(PEER_RESULT);
         match result.as_ref().map(HeaderValue::as_bytes) {
             Some(b"answer") => {
-                let gone = peer.lost.clone().cancelled_owned();
+                let gone = peer.lost.clone();
                 let mut answer = Answer::new(incoming, deadline, lease, source, attempt.cut).until(gone);
                 // Nothing is recorded here, so there is nothing to wait for.
                 let _settled = answer.settle_if_empty().await;

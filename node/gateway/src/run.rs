@@ -89,7 +89,7 @@ pub(crate) async fn run(
     headers::strip_own(&mut parts.headers);
     place.write(&mut parts.headers);
     parts.headers.insert(INVOCATION_ID, printable(&attempt.invocation));
-    let gone = instance.gone.clone().cancelled_owned();
+    let gone = instance.gone.clone();
     let mut answer = Answer::new(incoming, deadline, lease, source, attempt.cut).metered(tally).until(gone);
     answer.settle_if_empty().await.map_err(|error| {
         let kind = if matches!(error, BodyError::Deadline) { Kind::Deadline } else { Kind::Unrecorded };
