@@ -61,7 +61,7 @@ pub fn full(text: Bytes) -> Body {
     Body(Kind::Text(text))
 }
 
-/// See [`Body::other`].
+/// A body made elsewhere, such as by the admin API behind the same listener.
 pub fn boxed<B>(body: B) -> Body
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
