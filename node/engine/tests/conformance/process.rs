@@ -53,7 +53,10 @@ async fn limits_environment_and_folder_are_its_own() {
     let env = get(addr, "/env").await;
     let mut names: Vec<&str> = env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     names.sort_unstable();
-    assert_eq!(names, ["BEHAVIOUR", "MUSTER_FUNCTION", "MUSTER_INSTANCE", "PATH", "PORT"]);
+    assert_eq!(
+        names,
+        ["BEHAVIOUR", "MUSTER_BIND_ADDRESS", "MUSTER_FUNCTION", "MUSTER_INSTANCE", "PATH", "PORT"]
+    );
 
     assert_eq!(get(addr, "/writefile").await, "Ok(())");
     let folder = bench.folder().join(launch.instance.to_string());
