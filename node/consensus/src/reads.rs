@@ -31,7 +31,7 @@ pub(crate) struct Reads {
     heard: Arc<QuorumHeard>,
 }
 
-/// When a quorum last confirmed the leader, by the monotonic clock.
+/// The last moment, by the monotonic clock, of which everything acknowledged before it is applied here.
 #[derive(Debug)]
 struct QuorumHeard {
     since: Instant,
@@ -75,7 +75,7 @@ impl Reads {
         answer.await.map_err(|_| ReadError::Stopping)?
     }
 
-    /// How long ago a round trip to a quorum last succeeded.
+    /// How old the quorum's word is that this node has caught up with.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
         self.heard.age()
     }
@@ -117,11 +117,15 @@ impl Worker {
         while Instant::now() < deadline {
             let began = Instant::now();
             if let Ok(Some(index)) = timeout_at((began + ATTEMPT_LIMIT).min(deadline), self.ask()).await {
-                self.heard.note(began);
                 let caught_up =
                     timeout_at(deadline, self.applied.wait_for(|applied| *applied >= index)).await;
                 return match caught_up {
-                    Ok(Ok(_)) => Ok(()),
+                    Ok(Ok(_)) => {
+                        // Only now: who hears the quorum and does not catch up with it would go on
+                        // admitting callers by permissions that were taken back long ago.
+                        self.heard.note(began);
+                        Ok(())
+                    }
                     Ok(Err(_closed)) => Err(ReadError::Stopping),
                     Err(_elapsed) => Err(ReadError::NoQuorum),
                 };
