@@ -108,7 +108,9 @@ impl Consensus {
         Ok(answers.pop().expect("one answer for one command"))
     }
 
-    /// Has commands replicated in their order; the answers come after all are applied here.
+    /// Has commands replicated in their order; the answers come after all are applied here. They may
+    /// take several entries. On an error the first of them may be applied; none is unless all before
+    /// it were.
     pub async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Answer>, ProposeError> {
         let receivers = self.proposer.submit(commands)?;
         let mut answers = Vec::with_capacity(receivers.len());
@@ -143,7 +145,7 @@ impl Consensus {
         self.changes.clone()
     }
 
-    /// Whether a quorum confirmed a leader lately.
+    /// Whether all that was acknowledged until a moment ago is applied here, on a quorum's word.
     pub fn has_quorum(&self) -> bool {
         self.reads.quorum_age().is_some_and(|age| age <= self.quorum_fresh)
     }
@@ -189,7 +191,7 @@ impl Consensus {
 
     /// Answers a peer's request under [`crate::RPC_PREFIX`]; `method` is what follows it.
     pub async fn handle_rpc(&self, method: &str, body: &[u8]) -> Result<Vec<u8>, RpcError> {
-        rpc::handle(&self.raft, method, body).await
+        rpc::handle(&self.raft, self.node, method, body).await
     }
 
     /// Resolves, with the reason, when this node can no longer take part: its log failed, or it was

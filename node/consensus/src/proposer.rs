@@ -4,8 +4,12 @@
 //! entries under load. A proposal keeps its number however often it is sent, and replicas apply
 //! each number once, so it is safe to send it again to a new leader. A proposal that is given up
 //! can no longer be applied once this node's next one is.
+//!
+//! Commands submitted together stand or fall in their order: once one of them has no answer, those
+//! behind it in later entries are not sent. Who numbers what it sends may rely on that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use muster_core::ids::{Incarnation, NodeId};
@@ -32,7 +36,22 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 struct Job {
     command: Command,
     bytes: usize,
+    group: Group,
     answer: oneshot::Sender<Result<Answer, ProposeError>>,
+}
+
+/// Commands submitted together.
+#[derive(Clone, Debug, Default)]
+struct Group(Arc<AtomicBool>);
+
+impl Group {
+    fn break_off(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Hands commands to the proposing task.
@@ -48,7 +67,8 @@ impl Proposer {
         Proposer { jobs }
     }
 
-    /// Queues commands; their order is kept. Each answer arrives after its entry is applied here.
+    /// Queues commands; their order is kept, and none is applied unless all before it were. Each
+    /// answer arrives after its entry is applied here.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
@@ -65,11 +85,12 @@ impl Proposer {
             mpsc::error::TrySendError::Full(()) => ProposeError::Overloaded,
             mpsc::error::TrySendError::Closed(()) => ProposeError::Stopping,
         })?;
+        let group = Group::default();
         let mut answers = Vec::with_capacity(sized.len());
         for (command, bytes) in sized {
             let (answer, receiver) = oneshot::channel();
             let permit = permits.next().expect("one permit was reserved for each command");
-            permit.send(Job { command, bytes, answer });
+            permit.send(Job { command, bytes, group: group.clone(), answer });
             answers.push(receiver);
         }
         Ok(answers)
@@ -99,6 +120,10 @@ impl Worker {
             };
             let (batch, next) = gather(first, &mut queue);
             left_over = next;
+            let batch = without_broken(batch);
+            if batch.is_empty() {
+                continue;
+            }
             sequence += 1;
             let id = ProposalId { node: self.node, incarnation: self.incarnation, sequence };
             self.pursue(id, batch).await;
@@ -106,9 +131,14 @@ impl Worker {
     }
 
     async fn pursue(&self, id: ProposalId, batch: Vec<Job>) {
+        let groups: Vec<Group> = batch.iter().map(|job| job.group.clone()).collect();
         let (commands, askers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|job| (job.command, job.answer)).unzip();
-        match self.deliver(Proposal { id, commands }).await {
+        let delivered = self.deliver(Arc::new(Proposal { id, commands })).await;
+        if !matches!(delivered, Ok(Fate::Answers(_))) {
+            groups.iter().for_each(Group::break_off);
+        }
+        match delivered {
             Ok(Fate::Answers(answers)) => {
                 assert_eq!(answers.len(), askers.len(), "one answer for each command");
                 for (asker, answer) in askers.into_iter().zip(answers) {
@@ -122,7 +152,7 @@ impl Worker {
     }
 
     /// Sends the proposal, again and to whoever leads, until it is applied here or time is up.
-    async fn deliver(&self, proposal: Proposal) -> Result<Fate, ProposeError> {
+    async fn deliver(&self, proposal: Arc<Proposal>) -> Result<Fate, ProposeError> {
         let deadline = Instant::now() + self.timeout;
         let mut fate = self.pending.expect(proposal.id);
         let mut maybe_taken = false;
@@ -154,7 +184,7 @@ impl Worker {
         Err(if maybe_taken { ProposeError::Unknown } else { ProposeError::NoLeader })
     }
 
-    async fn send(&self, proposal: &Proposal, deadline: Instant) -> Sent {
+    async fn send(&self, proposal: &Arc<Proposal>, deadline: Instant) -> Sent {
         let (leader, address) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
@@ -163,11 +193,15 @@ impl Worker {
             (leader, member.map(|member| member.peer.clone()))
         };
         let outcome = if leader == self.node {
-            Ok(rpc::propose(&self.raft, proposal.clone()).await)
+            Ok(rpc::propose(&self.raft, self.node, Proposal::clone(proposal)).await)
         } else {
             let Some(address) = address else { return Sent::NotTaken };
             let limit = deadline.saturating_duration_since(Instant::now()).min(FORWARD_LIMIT);
-            self.peers.propose(&address, proposal, limit).await
+            let (peers, proposal) = (self.peers.clone(), Arc::clone(proposal));
+            // On a task of its own: the entry is often applied here before the leader's answer is, and
+            // a call that is dropped half-way costs its connection.
+            let call = tokio::spawn(async move { peers.propose(&address, &proposal, limit).await });
+            call.await.unwrap_or(Ok(ProposalOutcome::Unknown))
         };
         match outcome {
             Ok(ProposalOutcome::Committed) => Sent::Committed,
@@ -205,8 +239,41 @@ fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> (Vec<Job>, Option<Job>
     (batch, None)
 }
 
+/// Refuses what follows a command of its group that has no answer. It was never sent.
+fn without_broken(batch: Vec<Job>) -> Vec<Job> {
+    let (broken, whole): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.group.is_broken());
+    refuse(broken.into_iter().map(|job| job.answer).collect(), &ProposeError::NoLeader);
+    whole
+}
+
 fn refuse(askers: Vec<oneshot::Sender<Result<Answer, ProposeError>>>, error: &ProposeError) {
     for asker in askers {
         let _unheard = asker.send(Err(error.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::accounts::{self, Role};
+    use muster_core::ids::AccountName;
+
+    use super::*;
+
+    #[test]
+    fn what_follows_a_lost_command_of_its_group_is_not_sent() {
+        let (jobs, mut queue) = mpsc::channel(10);
+        let proposer = Proposer { jobs };
+        let create = |name: &str| {
+            let name = AccountName::new(name).expect("a valid name");
+            Command::Accounts(accounts::Command::Create { name, role: Role::User })
+        };
+        let mut first = proposer.submit(vec![create("a"), create("b")]).expect("there is room");
+        let mut second = proposer.submit(vec![create("c")]).expect("there is room");
+        let queued: Vec<Job> = std::iter::from_fn(|| queue.try_recv().ok()).collect();
+        queued[0].group.break_off();
+        let sent: Vec<Command> = without_broken(queued).into_iter().map(|job| job.command).collect();
+        assert_eq!(sent, [create("c")]);
+        assert!(matches!(first[1].try_recv(), Ok(Err(ProposeError::NoLeader))));
+        assert!(second[0].try_recv().is_err(), "dropped with its job, not refused");
     }
 }
