@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A function as its owner describes it. Exactly one of `image` and `command` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSpec {
     /// A container image, run by the Docker engine.
@@ -14,27 +15,36 @@ pub struct FunctionSpec {
     /// A program and its arguments, run by the process engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// Environment variables. `PORT` is set by Muster.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Where an instance listens in its container.
+    /// Where an instance listens in its container. The process engine gives each instance a free
+    /// port instead; `PORT` tells it which.
     #[serde(default = "defaults::port")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::port))]
     pub port: u16,
     /// A path that answers 2xx once ready; absent: a TCP connect is enough.
     #[serde(default)]
     pub readiness_path: Option<String>,
+    /// Mebibytes, reserved on the instance's host.
     #[serde(default = "defaults::memory_mb")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::memory_mb))]
     pub memory_mb: u32,
-    /// Thousandths of one core.
+    /// Thousandths of one core, reserved on the instance's host.
     #[serde(default = "defaults::cpu_millis")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::cpu_millis))]
     pub cpu_millis: u32,
     /// Requests one instance serves at a time.
     #[serde(default = "defaults::concurrency")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::concurrency))]
     pub concurrency: u32,
-    /// One deadline for queueing, cold start and run.
+    /// One deadline for queueing, cold start and run, in milliseconds.
     #[serde(default = "defaults::timeout_ms")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::timeout_ms))]
     pub timeout_ms: u64,
-    /// How long an instance may take to become ready.
+    /// How long an instance may take to become ready, in milliseconds.
     #[serde(default = "defaults::startup_timeout_ms")]
+    #[cfg_attr(feature = "openapi", schema(default = defaults::startup_timeout_ms))]
     pub startup_timeout_ms: u64,
     #[serde(default)]
     pub scaling: Scaling,
@@ -49,14 +59,20 @@ pub struct FunctionSpec {
     pub idempotent: bool,
 }
 
+/// When instances are launched and brought down.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Scaling {
+    /// Instances kept even when idle.
     pub min: u32,
+    /// Instances never exceeded.
     pub max: u32,
-    /// Between 0.001 and 1.
+    /// The utilization the autoscaler steers to, between 0.001 and 1.
     pub target_utilization: f64,
+    /// The span utilization is averaged over, and the calm needed before scaling down, in milliseconds.
     pub window_ms: u64,
+    /// Idle time after which the last instances are brought down, in milliseconds.
     pub keep_alive_ms: u64,
 }
 
@@ -66,7 +82,9 @@ impl Default for Scaling {
     }
 }
 
+/// The queue of requests that no instance has a free slot for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
     /// Requests that may wait for a slot, per entry node.
@@ -79,31 +97,44 @@ impl Default for Queue {
     }
 }
 
+/// Who pays for the time a function's instances exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Payer {
+    /// The account that deployed the function.
     #[default]
     Owner,
+    /// The accounts that called it, by their share of each instance's busy time.
     Callers,
 }
 
+/// How safe an invocation's usage record is when its answer ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum UsageDurability {
+    /// In memory; a crash may lose the last 100 ms.
     #[default]
     Interval,
+    /// Synced to the host's journal.
     Acknowledged,
+    /// Committed to the replicated ledger.
     Replicated,
 }
 
 /// A function as `GET /v1/functions/{name}` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Function {
     pub name: String,
+    /// The account that deployed it first.
     pub owner: String,
     /// Grows with each change.
     pub version: u64,
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub created_at: String,
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub changed_at: String,
     pub spec: FunctionSpec,
     pub instances: InstanceCounts,
@@ -112,10 +143,13 @@ pub struct Function {
     /// Why the last launch failed, while it matters.
     pub last_failure: Option<String>,
     /// When the next launch is tried, while backing off.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub retry_at: Option<String>,
 }
 
+/// A function's live instances by phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceCounts {
     pub launching: u32,
     pub ready: u32,
@@ -124,49 +158,67 @@ pub struct InstanceCounts {
 
 /// One instance. Ended ones are listed for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Instance {
     pub id: String,
     pub function: String,
+    /// The version of the function it runs.
     pub version: u64,
+    /// The node it runs on.
     pub node: u64,
+    /// The order in which instances were placed, cluster-wide.
     pub generation: u64,
     /// `placed`, `starting`, `ready`, `draining`, `stopped`, `failed` or `lost`.
     pub phase: String,
     /// Time spent serving over time since ready, over its whole life; absent where its host was
     /// not heard from lately.
     pub utilization: Option<f64>,
+    /// Requests it serves now; absent where its host was not heard from lately.
     pub in_flight: Option<u32>,
+    /// Mebibytes it was promised.
     pub memory_mb: u64,
     /// Why it was launched: `minimum`, `queued`, `utilization` or `rollout`.
     pub cause: String,
     /// Why it is draining, failed or lost.
     pub reason: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub launched_at: String,
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub ready_at: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub ended_at: Option<String>,
 }
 
 /// What the leader decided, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Decision {
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub at: String,
     pub function: String,
     /// `launch`, `drain` or `hold`.
     pub action: String,
     pub instance: Option<String>,
     pub node: Option<u64>,
+    /// In words.
     pub reason: String,
     pub inputs: DecisionInputs,
 }
 
+/// What the leader saw of the function when it decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DecisionInputs {
     pub ready: u32,
     pub launching: u32,
     pub draining: u32,
+    /// Requests waiting, on all nodes.
     pub waiting: u32,
+    /// Requests being served, on all nodes.
     pub in_flight: u32,
+    /// Busy slot time over ready slot time in the window.
     pub utilization: f64,
+    /// Instances wanted.
     pub desired: u32,
 }
 

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+/// What went wrong, as RFC 9457 has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
@@ -14,14 +16,17 @@ pub struct Problem {
     pub title: String,
     /// What went wrong this time; names the field, function or account at fault.
     pub detail: String,
+    /// Which invocation failed; only in answers to invocations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invocation_id: Option<String>,
-    /// Whether the function may have run.
+    /// Whether the function may have run; only in answers to invocations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invocation_state: Option<InvocationState>,
 }
 
+/// Whether the function of a failed invocation may have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InvocationState {
     /// The function did not see the request: it is safe to send it again.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use muster_api as api;
 use muster_core::accounts::{self, Account, Action, Command, KeyHash, Pattern, SECRET_BYTES};
@@ -13,7 +13,7 @@ use muster_core::units::Millis;
 
 use super::App;
 use super::convert;
-use super::extract::{Caller, JsonBody, Params, Read};
+use super::extract::{Caller, JsonBody, Nothing, Params, Path, Read};
 use super::problem::ApiError;
 use crate::random;
 
@@ -23,6 +23,7 @@ const KEY_LIFETIME_MAX: Millis = Millis::from_secs(10 * 366 * 24 * 3600);
 pub(super) async fn create(
     State(app): State<App>,
     caller: Caller,
+    _: Params<Nothing>,
     JsonBody(body): JsonBody<api::CreateAccount>,
 ) -> Result<(StatusCode, Json<api::Account>), ApiError> {
     caller.must_be_admin()?;
@@ -63,6 +64,7 @@ pub(super) async fn delete(
     State(app): State<App>,
     caller: Caller,
     Path(name): Path<String>,
+    _: Params<Nothing>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be_admin()?;
     propose(&app, Command::Delete { name: AccountName::new(&name)? }).await?;
@@ -74,6 +76,7 @@ pub(super) async fn create_key(
     State(app): State<App>,
     caller: Caller,
     Path(name): Path<String>,
+    _: Params<Nothing>,
     JsonBody(body): JsonBody<api::CreateKey>,
 ) -> Result<(StatusCode, Json<api::CreatedKey>), ApiError> {
     caller.must_be_admin()?;
@@ -110,6 +113,7 @@ pub(super) async fn revoke_key(
     State(app): State<App>,
     caller: Caller,
     Path((name, id)): Path<(String, String)>,
+    _: Params<Nothing>,
 ) -> Result<StatusCode, ApiError> {
     let account = AccountName::new(&name)?;
     // Anyone may give up a key of their own.
@@ -122,6 +126,7 @@ pub(super) async fn grant(
     State(app): State<App>,
     caller: Caller,
     Path((name, pattern)): Path<(String, String)>,
+    _: Params<Nothing>,
     JsonBody(body): JsonBody<api::PutGrant>,
 ) -> Result<Json<api::Grant>, ApiError> {
     caller.must_be_admin()?;
@@ -139,6 +144,7 @@ pub(super) async fn revoke(
     State(app): State<App>,
     caller: Caller,
     Path((name, pattern)): Path<(String, String)>,
+    _: Params<Nothing>,
 ) -> Result<StatusCode, ApiError> {
     caller.must_be_admin()?;
     let (account, pattern) = (AccountName::new(&name)?, Pattern::new(&pattern)?);

@@ -1,7 +1,7 @@
 //! Functions: create, change, read, delete.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use muster_api as api;
 use muster_core::accounts::Action;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::convert;
-use super::extract::{Caller, JsonBody, Params, Read};
+use super::extract::{Caller, JsonBody, Nothing, Params, Path, Read};
 use super::problem::ApiError;
 use crate::random;
 
@@ -21,6 +21,7 @@ pub(super) async fn put(
     State(app): State<App>,
     caller: Caller,
     Path(name): Path<String>,
+    _: Params<Nothing>,
     JsonBody(spec): JsonBody<api::FunctionSpec>,
 ) -> Result<(StatusCode, Json<api::Function>), ApiError> {
     let name = FunctionName::new(&name)?;

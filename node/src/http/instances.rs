@@ -64,10 +64,14 @@ pub(super) async fn decisions(
     params.consistency.settle(&app).await?;
     let published = app.consensus.state();
     let state = &published.state;
+    let may_manage = |name| state.allows(&caller.account, Action::Manage, name);
+    if let Some(name) = name.as_ref().filter(|name| !may_manage(name)) {
+        return Err(forbidden(&caller, name));
+    }
     let decisions = state.instances.decisions().iter().rev();
     let shown = decisions
         .filter(|(_, decision)| name.as_ref().is_none_or(|name| decision.function == *name))
-        .filter(|(_, decision)| state.allows(&caller.account, Action::Manage, &decision.function))
+        .filter(|(_, decision)| may_manage(&decision.function))
         .map(|(at, decision)| convert::decision(at, decision));
     Ok(Json(shown.collect()))
 }

@@ -1,8 +1,10 @@
 //! Every error of the admin API becomes an HTTP answer here and nowhere else. Nothing internal leaves.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use muster_api::{PROBLEM_JSON, Problem};
 use muster_consensus::{ProposeError, ReadError};
 use muster_core::Rejection;
@@ -14,18 +16,22 @@ use muster_core::ids::InvalidId;
 pub(crate) enum ApiError {
     #[error("{0}")]
     BadRequest(String),
-    #[error("`Authorization: Bearer mk_…` is missing")]
+    #[error("an API key is needed: `Authorization: Bearer mk_…`")]
     NoKey,
+    #[error("the `Authorization` header is malformed: expected `Bearer mk_…`, once")]
+    BadAuthorization,
     #[error("{0}")]
     BadKey(#[from] Unauthenticated),
     #[error("{0}")]
     Forbidden(String),
     #[error("{0}")]
     NotFound(String),
-    #[error("{0} does not do that here")]
-    MethodNotAllowed(http::Method),
+    #[error("{0}")]
+    MethodNotAllowed(String),
     #[error("the body exceeds {max_bytes} bytes")]
     TooLarge { max_bytes: usize },
+    #[error("the body was not there after {} s", limit.as_secs())]
+    TooSlow { limit: Duration },
     #[error("{0}")]
     Rejected(#[from] Rejection),
     #[error("{0}")]
@@ -40,31 +46,50 @@ impl From<InvalidId> for ApiError {
     }
 }
 
+/// The most of a path that an answer repeats.
+const SHOWN_PATH_MAX: usize = 200;
+
 impl ApiError {
+    pub(crate) fn no_such_path(uri: &Uri) -> Self {
+        ApiError::NotFound(format!("there is no `{}`", shown(uri)))
+    }
+
+    /// The answer's `Allow` says what the path does take.
+    pub(crate) fn method_not_allowed(method: &Method, uri: &Uri) -> Self {
+        ApiError::MethodNotAllowed(format!("`{}` does not take {method}", shown(uri)))
+    }
+
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
-            ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "malformed request"),
-            ApiError::NoKey | ApiError::BadKey(_) => (StatusCode::UNAUTHORIZED, "not authenticated"),
-            ApiError::Forbidden(_) => (StatusCode::FORBIDDEN, "not allowed"),
-            ApiError::NotFound(_) => (StatusCode::NOT_FOUND, "not found"),
-            ApiError::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
-            ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body too large"),
+            ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "Malformed request"),
+            ApiError::NoKey | ApiError::BadAuthorization | ApiError::BadKey(_) => {
+                (StatusCode::UNAUTHORIZED, "Not authenticated")
+            }
+            ApiError::Forbidden(_) => (StatusCode::FORBIDDEN, "Not permitted"),
+            ApiError::NotFound(_) => (StatusCode::NOT_FOUND, "Not found"),
+            ApiError::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large"),
+            ApiError::TooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, "Request body too slow"),
             ApiError::Rejected(rejection) => match rejection {
-                Rejection::NotFound { .. } => (StatusCode::NOT_FOUND, "not found"),
+                Rejection::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
                 Rejection::Exists { .. } | Rejection::Conflict(_) | Rejection::Stale(_) => {
-                    (StatusCode::CONFLICT, "conflict")
+                    (StatusCode::CONFLICT, "Conflict")
                 }
-                Rejection::Invalid(_) => (StatusCode::BAD_REQUEST, "malformed request"),
-                Rejection::Limit { .. } => (StatusCode::CONFLICT, "limit reached"),
-                Rejection::NoCapacity(_) => (StatusCode::SERVICE_UNAVAILABLE, "no capacity"),
+                Rejection::Invalid(_) => (StatusCode::BAD_REQUEST, "Malformed request"),
+                Rejection::Limit { .. } => (StatusCode::CONFLICT, "Limit reached"),
+                Rejection::NoCapacity(_) => (StatusCode::SERVICE_UNAVAILABLE, "No capacity"),
             },
             ApiError::Propose(ProposeError::TooLarge { .. }) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "change too large")
+                (StatusCode::PAYLOAD_TOO_LARGE, "Change too large")
             }
-            ApiError::Propose(ProposeError::Overloaded) => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
-            ApiError::Propose(_) | ApiError::Read(_) => (StatusCode::SERVICE_UNAVAILABLE, "no quorum"),
+            ApiError::Propose(ProposeError::Overloaded) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            ApiError::Propose(_) | ApiError::Read(_) => (StatusCode::SERVICE_UNAVAILABLE, "No quorum"),
         }
     }
+}
+
+fn shown(uri: &Uri) -> String {
+    uri.path().chars().take(SHOWN_PATH_MAX).collect()
 }
 
 impl IntoResponse for ApiError {
@@ -84,7 +109,7 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"muster\""));
         }
         response
     }
