@@ -65,10 +65,22 @@ pub(crate) struct Agent {
 
 #[derive(Debug)]
 enum Busy {
-    /// Can be called off.
-    Acting { call_off: CancellationToken },
-    /// Waits for a listing with at least this number.
-    Settling { listing: u64 },
+    /// Can be called off. With the engine it is about, if that is known.
+    Acting { call_off: CancellationToken, engine: Option<EngineKind> },
+    /// Waits for a listing with at least this number, and for this engine's answer in it.
+    Settling { listing: u64, engine: Option<EngineKind> },
+}
+
+impl Busy {
+    /// Whether a listing with this number, which `answered` took part in, leaves it unjudged.
+    fn outlasts(&self, number: u64, answered: &BTreeSet<EngineKind>) -> bool {
+        match self {
+            Busy::Acting { .. } => true,
+            Busy::Settling { listing, engine } => {
+                *listing > number || engine.is_some_and(|engine| !answered.contains(&engine))
+            }
+        }
+    }
 }
 
 impl Agent {
@@ -169,16 +181,22 @@ impl Agent {
             }
             actions::Outcome::Other => {}
         }
-        self.busy.insert(id, Busy::Settling { listing: self.listing + 1 });
+        let engine = match self.busy.get(&id) {
+            Some(Busy::Acting { engine, .. } | Busy::Settling { engine, .. }) => *engine,
+            None => None,
+        };
+        self.busy.insert(id, Busy::Settling { listing: self.listing + 1, engine });
     }
 
     fn take(&mut self, listing: Listing) {
+        let mut answered = BTreeSet::new();
         for (kind, running) in listing.by_engine {
-            self.heard.insert(kind);
+            answered.insert(kind);
             self.listed.retain(|_, (listed_by, _)| *listed_by != kind);
             self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
         }
-        self.busy.retain(|_, busy| !matches!(busy, Busy::Settling { listing: n } if *n <= listing.number));
+        self.busy.retain(|_, busy| busy.outlasts(listing.number, &answered));
+        self.heard.extend(answered);
     }
 
     /// Compares and starts what is due.
@@ -194,15 +212,11 @@ impl Agent {
         for action in reconcile::reconcile(state, self.tools.node, &found, &self.served, &busy) {
             let id = target(&action);
             let listed = self.listed.get(&id).cloned();
+            let instance = state.instances.get(id).cloned();
+            let engine = listed.as_ref().map(|(kind, _)| *kind).or(instance.as_ref().map(|i| i.engine));
             let call_off = CancellationToken::new();
-            self.busy.insert(id, Busy::Acting { call_off: call_off.clone() });
-            let task = actions::run(
-                Arc::clone(&self.tools),
-                action,
-                listed,
-                state.instances.get(id).cloned(),
-                call_off,
-            );
+            self.busy.insert(id, Busy::Acting { call_off: call_off.clone(), engine });
+            let task = actions::run(Arc::clone(&self.tools), action, listed, instance, call_off);
             self.actions.spawn(async move { (id, task.await) });
         }
     }
@@ -224,7 +238,7 @@ impl Agent {
     /// A launch is pointless once the instance is to go or has exited.
     fn call_off_launches(&self, state: &muster_core::ClusterState) {
         for (id, busy) in &self.busy {
-            let Busy::Acting { call_off } = busy else { continue };
+            let Busy::Acting { call_off, .. } = busy else { continue };
             let wanted = state.instances.get(*id).is_some_and(|i| i.phase.is_wanted());
             let exited = self.listed.get(id).is_some_and(|(_, r)| matches!(r.state, RunState::Exited(_)));
             if !wanted || exited {
@@ -282,5 +296,27 @@ fn target(action: &AgentAction) -> InstanceId {
         | AgentAction::Drain { instance }
         | AgentAction::Adopt { instance }
         | AgentAction::Launch { instance } => *instance,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_engine_s_later_listing_settles_an_instance() {
+        use EngineKind::{Docker, Process};
+        let settling = |engine| Busy::Settling { listing: 5, engine };
+        for (busy, number, answered, outlasts) in [
+            (settling(Some(Docker)), 4, vec![Docker], true),
+            (settling(Some(Docker)), 5, vec![Docker], false),
+            (settling(Some(Docker)), 6, vec![Process], true),
+            (settling(Some(Docker)), 6, vec![], true),
+            (settling(None), 5, vec![], false),
+            (Busy::Acting { call_off: CancellationToken::new(), engine: None }, 9, vec![Docker], true),
+        ] {
+            let answered: BTreeSet<EngineKind> = answered.into_iter().collect();
+            assert_eq!(busy.outlasts(number, &answered), outlasts, "{busy:?} by {number} of {answered:?}");
+        }
     }
 }
