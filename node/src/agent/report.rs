@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use muster_core::functions::{EngineKind, Source};
 use muster_core::observation::{InstanceLoad, NodeReport, QueueLoad};
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Tools;
 
@@ -19,16 +20,24 @@ const IMAGES_EVERY: Duration = Duration::from_secs(10);
 const IMAGES_MAX: usize = 1_000;
 
 pub(super) async fn report_for_ever(tools: Arc<Tools>) {
+    let images = watch::Sender::new(BTreeSet::new());
+    // Side by side: a host whose reports wait for its engine would be taken for down.
+    tokio::join!(look_for_images(&tools, &images), send_for_ever(&tools, images.subscribe()));
+}
+
+async fn look_for_images(tools: &Tools, images: &watch::Sender<BTreeSet<String>>) {
+    loop {
+        images.send_replace(present_images(tools).await);
+        tokio::time::sleep(IMAGES_EVERY).await;
+    }
+}
+
+async fn send_for_ever(tools: &Tools, images: watch::Receiver<BTreeSet<String>>) {
     let every = Duration::from_millis(tools.settings.report_every_ms);
     let pressure = tools.gateway.pressure();
-    let mut images = BTreeSet::new();
-    let mut images_at: Option<Instant> = None;
     loop {
-        if images_at.is_none_or(|at| at.elapsed() >= IMAGES_EVERY) {
-            images = present_images(&tools).await;
-            images_at = Some(Instant::now());
-        }
-        tools.controller.report(report(&tools, &images)).await;
+        let report = report(tools, &images.borrow());
+        tools.controller.report(report).await;
         tokio::time::sleep(PAUSE).await;
         // In time or at once: both are reports.
         let _elapsed = timeout(every, pressure.notified()).await;
