@@ -100,6 +100,12 @@ impl Meter {
         matches!(timeout(limit, waiting).await, Ok(Ok(())))
     }
 
+    /// Waits until all usage recorded so far is in the journal, at most `limit`. Answers whether it is.
+    pub(crate) async fn journal(&self, limit: Duration) -> bool {
+        let waiting = self.wait_for(UsageDurability::Acknowledged, &mut self.lock());
+        matches!(timeout(limit, waiting).await, Ok(Ok(())))
+    }
+
     fn wait_for(
         &self,
         durability: UsageDurability,

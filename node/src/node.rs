@@ -137,11 +137,16 @@ impl Node {
             tracing::info!("some usage stays in the journal until the next start");
         }
         self.stop_rest.cancel();
+        // Before the peers' requests have finished: a leader that nobody reaches any more must not
+        // keep the others from electing one.
+        self.consensus.shutdown().await;
         self.rest.close();
         if tokio::time::timeout(STOP_LIMIT, self.rest.wait()).await.is_err() {
             tracing::warn!("some work did not stop in time");
         }
-        self.consensus.shutdown().await;
+        if !self.meter.journal(SETTLE_LIMIT).await {
+            tracing::warn!("usage of the last requests was not journaled");
+        }
         let store = self.store;
         if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
             tracing::error!("closing the store panicked");
@@ -167,7 +172,7 @@ async fn open(config: &Config) -> anyhow::Result<(Store, Incarnation)> {
 
 async fn serve_peers(listener: TcpListener, service: PeerService, stop: CancellationToken) {
     let handler = move |request: Request<Incoming>, _remote| service.clone().handle(request);
-    muster_gateway::serve(listener, handler, muster_gateway::Limits::default(), stop).await;
+    muster_gateway::serve(listener, handler, muster_gateway::Limits::for_peers(), stop).await;
 }
 
 /// One port for both: invocations never pass through the admin API's router.
