@@ -21,7 +21,7 @@ use muster_engine::{Engine, RunState, Running};
 use muster_gateway::Gateway;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -32,6 +32,10 @@ pub(crate) type Engines = BTreeMap<EngineKind, Arc<dyn Engine>>;
 
 /// The pause before the cluster is asked again whether this replica is up to date.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The least time between two comparisons for changes of the state: each costs as much as there are
+/// instances here, and under load the state changes thousands of times a second.
+const COMPARE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What actions need. Shared by their tasks.
 #[derive(Debug)]
@@ -143,13 +147,20 @@ impl Agent {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lists: JoinSet<Listing> = JoinSet::new();
         let mut list_again = false;
+        let mut changed = false;
+        let mut compare_at = Instant::now();
         loop {
             tokio::select! {
-                changed = states.changed() => {
-                    if changed.is_err() {
+                told = states.changed(), if !changed => {
+                    if told.is_err() {
                         return;
                     }
+                    changed = true;
+                }
+                () = sleep_until(compare_at), if changed => {
+                    changed = false;
                     self.act();
+                    compare_at = Instant::now() + COMPARE_PAUSE;
                 }
                 () = hint.notified() => list_again = true,
                 _ = interval.tick() => list_again = true,
