@@ -37,8 +37,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        // Nothing is tidied up: what failed is the log, and the next start reads what is on disk.
-        reason = node.failed() => anyhow::bail!("consensus has stopped: {reason}"),
+        // Nothing is tidied up: what failed is past mending, and the next start reads what is on disk.
+        reason = node.failed() => anyhow::bail!(reason),
     }
     node.stop().await;
     Ok(())

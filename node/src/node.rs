@@ -56,6 +56,8 @@ pub struct Node {
     public: TaskTracker,
     stop_rest: CancellationToken,
     rest: TaskTracker,
+    /// Cancelled if the controller or the agent panics.
+    broken: CancellationToken,
 }
 
 impl Node {
@@ -97,7 +99,8 @@ impl Node {
         };
         let public_address = public_listener.local_addr().context("the listener has no address")?;
         public.spawn(serve_public(public_listener, Arc::clone(&gateway), app, stop_public.clone()));
-        rest.spawn(controller.clone().run(stop_rest.clone()));
+        let broken = CancellationToken::new();
+        rest.spawn(vital(controller.clone().run(stop_rest.clone()), broken.clone()));
         let joining = join(
             config,
             incarnation,
@@ -107,13 +110,14 @@ impl Node {
             meter.clone(),
             stop_rest.clone(),
         );
-        rest.spawn(async move {
+        let hosting = async move {
             if let Err(error) = joining.await {
                 tracing::error!("this host runs no instances: {error:#}");
             }
-        });
+        };
+        rest.spawn(vital(hosting, broken.clone()));
         tracing::info!(node = %id, %incarnation, address = %public_address, "listening");
-        Ok(Node { store, consensus, meter, public_address, stop_public, public, stop_rest, rest })
+        Ok(Node { store, consensus, meter, public_address, stop_public, public, stop_rest, rest, broken })
     }
 
     /// Where the public listener is.
@@ -123,7 +127,11 @@ impl Node {
 
     /// Resolves, with the reason, if the node can no longer take part in the cluster.
     pub async fn failed(&self) -> String {
-        self.consensus.stopped().await
+        tokio::select! {
+            reason = self.consensus.stopped() => format!("consensus has stopped: {reason}"),
+            // Half a node is worse than none: it would keep its instances and follow no decision.
+            () = self.broken.cancelled() => "a part of the node panicked".to_owned(),
+        }
     }
 
     /// Finishes what is in flight, ships usage, closes the store.
@@ -152,6 +160,13 @@ impl Node {
             tracing::error!("closing the store panicked");
         }
     }
+}
+
+/// Runs a part without which the node is of no use, and tells if it panics.
+async fn vital(part: impl Future<Output = ()>, broken: CancellationToken) {
+    let armed = broken.drop_guard();
+    part.await;
+    armed.disarm();
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -274,5 +289,20 @@ async fn register(
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_told_and_one_that_ends_is_not() {
+        let broken = CancellationToken::new();
+        vital(async {}, broken.clone()).await;
+        assert!(!broken.is_cancelled());
+        let panicking = vital(async { panic!("as intended") }, broken.clone());
+        assert!(tokio::spawn(panicking).await.is_err());
+        assert!(broken.is_cancelled());
     }
 }
