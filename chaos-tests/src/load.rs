@@ -74,7 +74,8 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let outcomes = load.stop().await;
         for worker in 0..2 {
-            let turns: Vec<usize> = outcomes.iter().filter(|o| o.value.0 == worker).map(|o| o.value.1).collect();
+            let turns: Vec<usize> =
+                outcomes.iter().filter(|o| o.value.0 == worker).map(|o| o.value.1).collect();
             assert!(!turns.is_empty() && turns.iter().copied().eq(0..turns.len()), "{turns:?}");
         }
         assert!(outcomes.is_sorted_by_key(|o| o.ended));

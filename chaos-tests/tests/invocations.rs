@@ -74,9 +74,13 @@ async fn method_path_query_headers_and_body_reach_the_function_and_its_status_co
     cluster.client().put_function("echo", &functions::faulty("echo")).await.unwrap();
     cluster.spread().await.unwrap();
     for n in cluster.numbers() {
-        for (method, body) in
-            [(Method::GET, ""), (Method::POST, "héllo"), (Method::PUT, "x"), (Method::DELETE, ""), (Method::PATCH, "y")]
-        {
+        for (method, body) in [
+            (Method::GET, ""),
+            (Method::POST, "héllo"),
+            (Method::PUT, "x"),
+            (Method::DELETE, ""),
+            (Method::PATCH, "y"),
+        ] {
             let path = "/function/echo/a%20b//c?status=418&q=%26";
             let request = cluster
                 .request(n, method.clone(), path, Some(cluster.root_key()))
@@ -126,7 +130,8 @@ async fn a_terminated_node_finishes_what_it_runs() {
     };
     let (there, through_another, ()) = tokio::join!(call(host), call(elsewhere), terminated);
     for (entered, answer) in [("at its host", there), ("elsewhere", through_another)] {
-        let answer: Answer = answer.unwrap_or_else(|error| panic!("the request that entered {entered}: {error:?}"));
+        let answer: Answer =
+            answer.unwrap_or_else(|error| panic!("the request that entered {entered}: {error:?}"));
         assert_eq!((answer.status, answer.node), (200, Some(host)), "entered {entered}: {answer:?}");
     }
     let status = cluster.ended(host, SOON).await.unwrap();

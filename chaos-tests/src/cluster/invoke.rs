@@ -60,8 +60,35 @@ impl Cluster {
         function: &str,
         body: impl Into<reqwest::Body> + Send,
     ) -> Result<Answer, reqwest::Error> {
-        let path = format!("/function/{function}");
-        send(self.request(n, Method::POST, &path, Some(key)).body(body)).await
+        self.entry(n, key).invoke(function, body).await
+    }
+
+    /// A way into node `n` that a load can own.
+    pub fn entry(&self, n: u64, key: &str) -> Entry {
+        Entry { http: self.http.clone(), url: self.url(n), key: key.to_owned() }
+    }
+}
+
+/// One node's listener, and a key to call functions there.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    http: reqwest::Client,
+    url: String,
+    key: String,
+}
+
+impl Entry {
+    /// As [`Cluster::invoke`].
+    ///
+    /// # Errors
+    /// Where the node could not be reached or the answer broke off.
+    pub async fn invoke(
+        &self,
+        function: &str,
+        body: impl Into<reqwest::Body> + Send,
+    ) -> Result<Answer, reqwest::Error> {
+        let url = format!("{}/function/{function}", self.url);
+        send(self.http.post(url).bearer_auth(&self.key).body(body)).await
     }
 }
 

@@ -28,7 +28,7 @@ use muster_client::{Client, Key, Options};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-pub use invoke::{Answer, send};
+pub use invoke::{Answer, Entry, send};
 pub use proxy::{Link, Proxy};
 pub use settings::{Engine, Settings};
 pub use turn::CLUSTERS_MAX;
@@ -339,7 +339,8 @@ impl Cluster {
         let ports = free_ports(usize::try_from(2 * settings.nodes).context("too many nodes")?)?;
         for (id, ports) in (1..=settings.nodes).zip(ports.chunks(2)) {
             let at = |port: u16| format!("127.0.0.1:{port}");
-            let mut address = Address { id, http: at(ports[0]), peer: at(ports[1]), peer_advertised: at(ports[1]) };
+            let mut address =
+                Address { id, http: at(ports[0]), peer: at(ports[1]), peer_advertised: at(ports[1]) };
             if settings.proxied {
                 let proxy = Proxy::start(address.peer.parse().context("an address")?).await?;
                 address.peer_advertised = proxy.address().to_string();
@@ -354,7 +355,8 @@ impl Cluster {
             node.write_config(&settings.config(path, address, &addresses)?)?;
             nodes.insert(address.id, node);
         }
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+        let http =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
         let cluster = Cluster {
             nodes,
             links,

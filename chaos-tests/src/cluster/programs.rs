@@ -23,7 +23,9 @@ const IMAGE: &str = "muster/faulty:test";
 /// If they cannot be built: no test can do without.
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build().unwrap_or_else(|error| panic!("cannot build the programs under test: {error:#}")))
+    BUILT.get_or_init(|| {
+        build().unwrap_or_else(|error| panic!("cannot build the programs under test: {error:#}"))
+    })
 }
 
 /// A tag of a container image of `faulty`, built in this run's first process that asks; `None`,
@@ -70,7 +72,9 @@ pub(super) fn shared_dir() -> Result<PathBuf> {
 
 fn build() -> Result<PathBuf> {
     let dir = match env::var_os("MUSTER_BIN_DIR") {
-        Some(dir) => fs::canonicalize(&dir).with_context(|| format!("MUSTER_BIN_DIR is {}", dir.display()))?,
+        Some(dir) => {
+            fs::canonicalize(&dir).with_context(|| format!("MUSTER_BIN_DIR is {}", dir.display()))?
+        }
         None => {
             let build = Build::find()?;
             once_per_run("programs", || build.run())?;

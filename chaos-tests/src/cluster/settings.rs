@@ -31,7 +31,8 @@ impl Default for Settings {
             nodes: 3,
             engine: Engine::default(),
             proxied: false,
-            log: "info,openraft=error".into(),
+            // It says of every lost connection again and again what is meant to happen here.
+            log: "info,openraft=off".into(),
             overrides: Table::new(),
         };
         settings
@@ -78,7 +79,8 @@ impl Settings {
     /// If the path leads through something that is no table.
     #[must_use]
     pub fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
-        let (tables, name) = path.rsplit_once('.').map_or((None, path), |(tables, name)| (Some(tables), name));
+        let (tables, name) =
+            path.rsplit_once('.').map_or((None, path), |(tables, name)| (Some(tables), name));
         let mut table = &mut self.overrides;
         for part in tables.into_iter().flat_map(|tables| tables.split('.')) {
             let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
@@ -109,10 +111,10 @@ impl Settings {
         config.insert("engine".into(), table([("kind", engine.to_owned())]));
         if members.first().is_some_and(|first| first.id == address.id) {
             let member = |member: &Address| {
-                let mut entry =
-                    Table::from_iter([("http", &member.http), ("peer", &member.peer_advertised)].map(|(k, v)| {
-                        (k.to_owned(), Value::String(v.clone()))
-                    }));
+                let mut entry = Table::from_iter(
+                    [("http", &member.http), ("peer", &member.peer_advertised)]
+                        .map(|(k, v)| (k.to_owned(), Value::String(v.clone()))),
+                );
                 entry.insert("id".into(), number(member.id)?);
                 anyhow::Ok(Value::Table(entry))
             };
