@@ -14,8 +14,10 @@ pub(super) async fn cluster(
     _caller: Caller,
     Params(read): Params<Read>,
 ) -> Result<Json<api::Cluster>, ApiError> {
-    // A cluster without a quorum is when people look here most: fall back to what is known locally.
-    let _stale_is_better_than_nothing = read.consistency.settle(&app).await;
+    // A cluster without a quorum is when people look here most: answer at once from what is known here.
+    if app.consensus.has_quorum() {
+        let _stale_is_better_than_nothing = read.consistency.settle(&app).await;
+    }
     let status = app.consensus.status();
     let published = app.consensus.state();
     let leader_view = app.controller.applied_by_node().await;
