@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -90,14 +91,17 @@ pub async fn finals(stage: &Stage, plan: &Plan, executions: &Path) -> Result<Fin
     for node in 1..=plan.nodes {
         finals.views.insert(node, view(stage, node).await?);
     }
+    // Kept though they differ: what differs is what a reader wants to see.
+    let seen = Mutex::new(Replicas::default());
     let _same = until("replicas agree", within, || async {
         let (applied, replicas) = replicas(stage, plan).await?;
         let same = replicas.values().all(|view| Some(view) == replicas.values().next());
-        (finals.applied, finals.replicas) = (applied, replicas);
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = (applied, replicas);
         ensure!(same, "replicas differ");
         Ok(())
     })
     .await;
+    (finals.applied, finals.replicas) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     finals.usage = get(stage, 1, "/v1/usage?by=total").await?;
     finals.instances = get(stage, 1, "/v1/instances?all=true").await?;
     finals.running = running(stage, plan.engine())?;

@@ -1,6 +1,7 @@
 //! One invocation over plain HTTP: nothing is repeated behind the test's back.
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use http::Method;
 use muster_api::{InvocationState, Problem, headers};
 use reqwest::RequestBuilder;
@@ -17,7 +18,7 @@ pub struct Answer {
     pub instance: Option<String>,
     pub cold_start: Option<bool>,
     pub retry_after: Option<String>,
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// Where Muster, not the function, answered.
     pub problem: Option<Problem>,
 }
@@ -108,10 +109,10 @@ pub async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         instance: text(headers::INSTANCE),
         cold_start: cold_start.and_then(|cold| cold.parse().ok()),
         retry_after: text("retry-after"),
-        body: Vec::new(),
+        body: Bytes::new(),
         problem: None,
     };
-    answer.body = response.bytes().await?.to_vec();
+    answer.body = response.bytes().await?;
     if is_problem {
         answer.problem = serde_json::from_slice(&answer.body).ok();
     }

@@ -1,0 +1,149 @@
+//! Every operation ends as it should: an invocation with an answer, or a typed error that says
+//! whether the function may have run; nobody waits past the deadline. Only a node that suffers a
+//! fault may leave a caller without a word.
+
+use super::super::catalog::{ACCOUNTS, TIMEOUT_MS};
+use super::super::evidence::Evidence;
+use super::super::history::Entry;
+use super::super::op::{Mode, Op, Outcome, Verdict};
+use super::{Finding, Invariant};
+
+/// A connection that was opened to a node shortly before it was killed breaks a little later.
+const AFTERMATH_US: u64 = 1_000_000;
+
+pub(super) struct Outcomes;
+
+impl Invariant for Outcomes {
+    fn name(&self) -> &'static str {
+        "outcomes"
+    }
+
+    fn statement(&self) -> &'static str {
+        "an invocation ends within its deadline, with an answer or a typed error that says whether it ran"
+    }
+
+    fn check(&self, run: &Evidence) -> Finding {
+        let mut finding = Finding::needing(50);
+        for entry in &run.entries {
+            let Some((end_us, outcome)) = &entry.end else {
+                finding.violate(format!("operation {} ({:?}) never ended", entry.id, entry.op));
+                continue;
+            };
+            if outcome.verdict == Verdict::Skipped {
+                continue;
+            }
+            finding.examined += 1;
+            let disturbed = run.disturbed(entry.node, entry.begin_us, *end_us, AFTERMATH_US);
+            for problem in problems(run, entry, *end_us, outcome, disturbed) {
+                let detail = &outcome.detail;
+                finding.violate(format!(
+                    "operation {} ({} through node {}) {problem}: {:?} {detail}",
+                    entry.id,
+                    what(&entry.op),
+                    entry.node,
+                    outcome.status
+                ));
+            }
+        }
+        finding
+    }
+}
+
+fn what(op: &Op) -> String {
+    match op {
+        Op::Invoke { function, caller, .. } => format!("invoke {function} as {caller}"),
+        other => other.kind().to_owned(),
+    }
+}
+
+fn problems(run: &Evidence, entry: &Entry, end_us: u64, outcome: &Outcome, disturbed: bool) -> Vec<&'static str> {
+    let mut problems = Vec::new();
+    let Op::Invoke { caller, mode, function, .. } = &entry.op else {
+        if outcome.status == Some(401) || outcome.status == Some(403) {
+            problems.push("was refused, though the caller is root");
+        }
+        return problems;
+    };
+    if outcome.status.is_none() {
+        // No answer at all, or one that broke off half-way. A function that breaks its answer off
+        // takes Muster's with it, since the head has been passed on.
+        let truncated = function == super::super::catalog::TRUNCATE && !outcome.hung;
+        if !disturbed && !truncated {
+            problems.push(if outcome.hung { "hung" } else { "broke off" });
+        }
+        return problems;
+    }
+    let limit_us = (TIMEOUT_MS + run.bounds.margin_ms) * 1_000;
+    if end_us - entry.begin_us > limit_us && !disturbed {
+        problems.push("outlived its deadline");
+    }
+    if outcome.verdict == Verdict::Done {
+        if outcome.host.is_none() || outcome.invocation_id.is_none() {
+            problems.push("does not say where it ran");
+        }
+        if *mode != Mode::Answer {
+            problems.push("succeeded, which it cannot");
+        }
+    } else if outcome.state.is_none() || outcome.invocation_id.is_none() {
+        problems.push("failed without saying whether it ran");
+    }
+    let lasting = ACCOUNTS.contains(&caller.as_str());
+    if lasting && matches!(outcome.status, Some(400 | 401 | 403 | 404)) {
+        problems.push("was refused, though nothing is wrong with it");
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_api::InvocationState::{NotStarted, Started};
+
+    use super::super::super::evidence::tests::*;
+    use super::*;
+
+    fn answered() -> Outcome {
+        Outcome { host: Some(1), invocation_id: Some("x".into()), ..done() }
+    }
+
+    fn failed(status: u16, state: Option<muster_api::InvocationState>) -> Outcome {
+        let verdict = if state == Some(NotStarted) { Verdict::Refused } else { Verdict::Failed };
+        Outcome { state, invocation_id: Some("x".into()), ..Outcome::new(verdict).status(status) }
+    }
+
+    #[test]
+    fn ends_by_kind() {
+        let ok = || invoke("interval", "user-a");
+        let truncate = || invoke("truncate", "user-a");
+        let hang = Op::Invoke { function: "fragile".into(), caller: "user-a".into(), work_ms: 0, mode: Mode::Hang };
+        let root = || put("f", 1);
+        let hung = Outcome { hung: true, ..unknown() };
+        for (name, op, took_ms, outcome, faulty, good) in [
+            ("answered", ok(), 5, answered(), false, true),
+            ("nowhere", ok(), 5, done(), false, false),
+            ("late", ok(), 12_000, answered(), false, false),
+            ("late for a reason", ok(), 12_000, answered(), true, true),
+            ("a typed error", ok(), 5, failed(502, Some(Started)), false, true),
+            ("an error that says too little", ok(), 5, failed(502, None), false, false),
+            ("broke off", ok(), 5, unknown(), false, false),
+            ("broke off as its node was killed", ok(), 5, unknown(), true, true),
+            ("truncated by the function", truncate(), 5, unknown(), false, true),
+            ("hung", ok(), 11_000, hung.clone(), false, false),
+            ("truncated and hung", truncate(), 11_000, hung, false, false),
+            ("answered what cannot answer", hang, 5, answered(), false, false),
+            ("a good caller refused", ok(), 5, failed(403, Some(NotStarted)), false, false),
+            ("a stranger refused", invoke("interval", "guest-0"), 5, failed(403, Some(NotStarted)), false, true),
+            ("root refused", root(), 5, Outcome::new(Verdict::Refused).status(403), false, false),
+            ("root in doubt", root(), 5, unknown(), false, true),
+        ] {
+            let mut run = evidence();
+            if faulty {
+                run.windows.push(window(&[1], 0, 100));
+            }
+            push(&mut run, 100, Some((100 + took_ms, outcome)), op);
+            assert_eq!(Outcomes.check(&run).holds(), good, "{name}");
+        }
+        let mut run = evidence();
+        push(&mut run, 100, None, ok());
+        assert!(!Outcomes.check(&run).holds(), "never ended");
+    }
+}

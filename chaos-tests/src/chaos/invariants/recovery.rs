@@ -1,0 +1,104 @@
+//! While a majority of the nodes suffers nothing, writes go on: the cluster is without an
+//! acknowledged write for at most the bound.
+
+use super::super::evidence::Evidence;
+use super::super::op::Verdict;
+use super::{Finding, Invariant};
+
+pub(super) struct Recovery;
+
+impl Invariant for Recovery {
+    fn name(&self) -> &'static str {
+        "recovery"
+    }
+
+    fn statement(&self) -> &'static str {
+        "while a majority is undisturbed, no longer than the bound passes without an acknowledged write"
+    }
+
+    fn check(&self, run: &Evidence) -> Finding {
+        let mut finding = Finding::needing(u64::from(!run.windows.is_empty()));
+        let written = |entry: &&super::super::history::Entry| {
+            entry.op.is_write() && entry.outcome().is_some_and(|outcome| outcome.verdict == Verdict::Done)
+        };
+        let mut writes: Vec<u64> = run.entries.iter().filter(written).filter_map(|e| e.end_us()).collect();
+        writes.sort_unstable();
+        let bound_us = run.bounds.recovery_ms * 1_000;
+        let lost = run.without_quorum();
+        for pair in writes.windows(2) {
+            let waits = undisturbed(pair[0], pair[1], &lost);
+            if let Some((begin, end)) = waits.iter().find(|(begin, end)| end - begin > bound_us) {
+                finding.violate(format!(
+                    "no write was acknowledged from {:.3} s to {:.3} s, though a majority was undisturbed",
+                    seconds(*begin),
+                    seconds(*end)
+                ));
+            }
+        }
+        for window in &run.windows {
+            finding.examined += 1;
+            let gap = longest_gap(&writes, window.begin_us, window.end_us);
+            finding.notes.push(format!(
+                "{:>7.3} s {} {:?} {:?} for {} ms: longest time without an acknowledged write {} ms",
+                seconds(window.begin_us),
+                window.fault,
+                window.role,
+                window.nodes,
+                (window.mended_us - window.begin_us) / 1_000,
+                gap / 1_000
+            ));
+        }
+        finding
+    }
+}
+
+/// The parts of a span in which a majority was there.
+fn undisturbed(begin: u64, end: u64, lost: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut parts = Vec::new();
+    let mut from = begin;
+    for (lost_from, lost_to) in lost.iter().filter(|(from, to)| *from < end && begin < *to) {
+        if from < *lost_from {
+            parts.push((from, *lost_from));
+        }
+        from = from.max(*lost_to);
+    }
+    if from < end {
+        parts.push((from, end));
+    }
+    parts
+}
+
+/// The longest time between two writes next to each other, of those that touch the span.
+fn longest_gap(writes: &[u64], begin: u64, end: u64) -> u64 {
+    let touching = writes.windows(2).filter(|pair| pair[0] <= end && begin <= pair[1]);
+    touching.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
+fn seconds(us: u64) -> f64 {
+    std::time::Duration::from_micros(us).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::evidence::tests::*;
+    use super::*;
+
+    #[test]
+    fn gaps_count_while_a_majority_is_there() {
+        for (name, windows, good) in [
+            ("no fault at all", vec![], false),
+            ("a minority", vec![window(&[1], 1_000, 9_000)], false),
+            ("a majority, most of the time", vec![window(&[1], 1_000, 9_000), window(&[2], 1_500, 8_000)], true),
+            ("a majority, for a moment", vec![window(&[1, 2], 1_000, 1_500)], false),
+        ] {
+            let mut run = evidence();
+            for at in [0, 500, 1_000, 10_000, 10_500] {
+                push(&mut run, at, Some((at + 1, done())), put("f", at + 1));
+            }
+            // Their begin is early and proves nothing.
+            push(&mut run, 3_000, Some((12_000, unknown())), put("f", 7));
+            run.windows = windows;
+            assert_eq!(Recovery.check(&run).holds(), good, "{name}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The ledger counts every acknowledged invocation once, and nothing that did not run.
+//!
+//! By account and function: at least those acknowledged, at most those that may have run. For
+//! functions with `usage_durability = "interval"` a node that is killed may forget what it served
+//! shortly before. Instance time: what accounts are charged is what instances ran.
+
+use std::collections::BTreeMap;
+
+use muster_api::UsageDurability;
+
+use super::super::catalog;
+use super::super::evidence::Evidence;
+use super::super::history::Entry;
+use super::super::op::{Op, Verdict};
+use super::{Finding, Invariant};
+
+/// The node keeps this many ended instances; with more, their sum is not known.
+const ENDED_LISTED_MAX: usize = 512;
+
+pub(super) struct Usage;
+
+#[derive(Default)]
+struct Expected {
+    least: u64,
+    most: u64,
+    /// Work that acknowledged invocations certainly did, in milliseconds.
+    busy_least_ms: u64,
+}
+
+impl Invariant for Usage {
+    fn name(&self) -> &'static str {
+        "usage"
+    }
+
+    fn statement(&self) -> &'static str {
+        "the ledger counts what was acknowledged, once, and nothing that did not run; charged time is run time"
+    }
+
+    fn check(&self, run: &Evidence) -> Finding {
+        let mut finding = Finding::needing(6);
+        counts(run, &mut finding);
+        instance_time(run, &mut finding);
+        finding
+    }
+}
+
+fn counts(run: &Evidence, finding: &mut Finding) {
+    let accounts = accounts(run);
+    let mut expected: BTreeMap<(&str, &str), Expected> = BTreeMap::new();
+    for entry in &run.entries {
+        let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome()) else {
+            continue;
+        };
+        let account = accounts.get(caller.as_str()).copied().unwrap_or(caller);
+        let expected = expected.entry((account, function)).or_default();
+        match outcome.verdict {
+            Verdict::Done => {
+                expected.most += 1;
+                if !may_be_forgotten(run, entry, function) {
+                    expected.least += 1;
+                    expected.busy_least_ms += work_ms;
+                }
+            }
+            // An idempotent one may have been tried more than once.
+            Verdict::Failed | Verdict::Unknown => expected.most += 1,
+            // A client that was refused the connection was never there; others may have left a
+            // record where the attempt broke at the instance's door.
+            Verdict::Refused | Verdict::Skipped => {}
+        }
+    }
+    for row in &run.finals.usage {
+        let key = (row.account.as_str(), row.function.as_str());
+        if row.invocations > 0 && !expected.contains_key(&key) {
+            finding.violate(format!("{key:?} is charged {} invocations nobody made", row.invocations));
+        }
+    }
+    for ((account, function), expected) in &expected {
+        let row = run.finals.usage.iter().find(|row| row.account == *account && row.function == *function);
+        let (counted, busy_ms) = row.map_or((0, 0), |row| (row.invocations, row.busy_ms));
+        finding.examined += 1;
+        // Attempts of an idempotent function are each counted.
+        let most = if *function == catalog::IDEMPOTENT { u64::MAX } else { expected.most };
+        if counted < expected.least || counted > most {
+            finding.violate(format!(
+                "{account} × {function}: the ledger counts {counted}; acknowledged {}, possible {}",
+                expected.least, expected.most
+            ));
+        }
+        // Each measurement is cut to whole milliseconds.
+        if busy_ms + counted < expected.busy_least_ms {
+            finding.violate(format!(
+                "{account} × {function}: {busy_ms} ms busy, though acknowledged work took {} ms",
+                expected.busy_least_ms
+            ));
+        }
+    }
+}
+
+/// Whose keys the callers are that are not accounts themselves.
+fn accounts(run: &Evidence) -> BTreeMap<&str, &str> {
+    let mut accounts = BTreeMap::new();
+    for entry in &run.entries {
+        if let Op::CreateKey { account, label } = &entry.op {
+            accounts.insert(label.as_str(), account.as_str());
+        }
+    }
+    accounts
+}
+
+/// Whether a crash may have lost the record of an invocation that was answered.
+fn may_be_forgotten(run: &Evidence, entry: &Entry, function: &str) -> bool {
+    if catalog::durability(function) != Some(UsageDurability::Interval) {
+        return false;
+    }
+    let (Some(end_us), Some(host)) = (entry.end_us(), entry.outcome().and_then(|outcome| outcome.host)) else {
+        return true;
+    };
+    let loss_us = run.bounds.usage_loss_ms * 1_000;
+    run.windows.iter().any(|window| {
+        // Its last bytes may have left shortly before the node was hit, or be read after.
+        window.nodes.contains(&host) && entry.begin_us <= window.mended_us && window.begin_us <= end_us + loss_us
+    })
+}
+
+fn instance_time(run: &Evidence, finding: &mut Finding) {
+    let ended = run.finals.instances.iter().filter(|instance| instance.ended_at.is_some()).count();
+    if ended >= ENDED_LISTED_MAX {
+        finding.untested.push(format!("instance time: more than {ENDED_LISTED_MAX} instances have ended"));
+        return;
+    }
+    let mut ran: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut alive: Vec<&str> = Vec::new();
+    for instance in &run.finals.instances {
+        let Some(ended_at) = &instance.ended_at else {
+            alive.push(&instance.function);
+            continue;
+        };
+        let Some(span) = millis(ended_at).zip(millis(&instance.launched_at)) else {
+            finding.violate(format!("{} has times that are none", instance.id));
+            continue;
+        };
+        *ran.entry(&instance.function).or_default() += span.0 - span.1;
+    }
+    for (function, ran_ms) in ran {
+        finding.examined += 1;
+        let rows = run.finals.usage.iter().filter(|row| row.function == function);
+        let charged: i64 = rows.map(|row| i64::try_from(row.instance_ms).unwrap_or(i64::MAX)).sum();
+        // Those that still run are charged up to a moment nobody else knows.
+        let wrong = if alive.contains(&function) { charged < ran_ms } else { charged != ran_ms };
+        if wrong {
+            finding.violate(format!("{function}: instances ran {ran_ms} ms, {charged} ms are charged"));
+        }
+    }
+}
+
+fn millis(time: &str) -> Option<i64> {
+    time.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_api::Usage as Row;
+
+    use super::super::super::evidence::tests::*;
+    use super::super::super::op::Outcome;
+    use super::*;
+
+    fn row(function: &str, invocations: u64, instance_ms: u64) -> Row {
+        let (account, function) = ("user-a".to_owned(), function.to_owned());
+        Row { account, function, invocations, instance_ms, ..Row::default() }
+    }
+
+    fn on(host: u64) -> Outcome {
+        Outcome { host: Some(host), ..done() }
+    }
+
+    #[test]
+    fn counts_by_outcome() {
+        let refused = || Outcome::new(Verdict::Refused).status(503);
+        for (name, function, outcomes, counted, good) in [
+            ("each once", "acknowledged", vec![on(1), on(1)], 2, true),
+            ("one lost", "acknowledged", vec![on(1), on(1)], 1, false),
+            ("one doubled", "acknowledged", vec![on(1), on(1)], 3, false),
+            ("in doubt and counted", "replicated", vec![on(1), unknown()], 2, true),
+            ("in doubt and not counted", "replicated", vec![on(1), unknown()], 1, true),
+            ("refused and counted", "acknowledged", vec![on(1), refused()], 2, false),
+            ("lost though no node was killed", "interval", vec![on(2), on(2)], 1, false),
+            ("lost with its node", "interval", vec![on(2), on(1)], 1, true),
+            ("durable, though its node was killed", "acknowledged", vec![on(2), on(1)], 1, false),
+            ("nobody called", "acknowledged", vec![], 1, false),
+        ] {
+            let mut run = evidence();
+            run.windows.push(window(&[1], 150, 300));
+            for outcome in outcomes {
+                push(&mut run, 100, Some((110, outcome)), invoke(function, "user-a"));
+            }
+            run.finals.usage = vec![row(function, counted, 0)];
+            assert_eq!(Usage.check(&run).holds(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn work_that_was_done_was_busy() {
+        let mut run = evidence();
+        let op = Op::Invoke {
+            function: "acknowledged".into(),
+            caller: "user-a".into(),
+            work_ms: 500,
+            mode: super::super::super::op::Mode::Answer,
+        };
+        push(&mut run, 0, Some((600, on(1))), op);
+        run.finals.usage = vec![Row { busy_ms: 501, ..row("acknowledged", 1, 0) }];
+        assert!(Usage.check(&run).holds());
+        run.finals.usage[0].busy_ms = 100;
+        assert!(!Usage.check(&run).holds());
+    }
+
+    #[test]
+    fn charged_time_is_run_time() {
+        let instance = |ended_at: Option<&str>| -> muster_api::Instance {
+            let row = serde_json::json!({
+                "id": "i-1", "function": "f", "version": 1, "node": 1, "generation": 1, "phase": "stopped",
+                "memory_mb": 16, "cause": "minimum", "launched_at": "2026-11-23T00:00:00Z", "ended_at": ended_at,
+            });
+            serde_json::from_value(row).unwrap()
+        };
+        let ended = || instance(Some("2026-11-23T00:00:01.5Z"));
+        for (instances, charged, good) in [
+            (vec![ended()], 1_500, true),
+            (vec![ended()], 1_499, false),
+            (vec![ended()], 1_501, false),
+            (vec![ended(), ended()], 3_000, true),
+            (vec![ended(), instance(None)], 9_000, true),
+            (vec![ended(), instance(None)], 1_499, false),
+        ] {
+            let mut run = evidence();
+            run.finals.instances = instances;
+            run.finals.usage = vec![row("f", 0, charged)];
+            assert_eq!(Usage.check(&run).holds(), good, "{charged}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Functions that misbehave: callers get a typed answer in time, launches back off, others are
+//! served meanwhile.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use muster_api::InvocationState::{self, NotStarted, Started};
+use muster_chaos::load::Load;
+use muster_chaos::wait::{stays, until};
+use muster_chaos::{Cluster, Settings, functions};
+
+const SOON: Duration = Duration::from_secs(30);
+/// One deadline covers queue, start and run of each of these functions.
+const TIMEOUT_MS: u64 = 3_000;
+/// What an answer may take beyond it, on a busy machine.
+const SLACK: Duration = Duration::from_secs(1);
+
+struct Fault {
+    mode: &'static str,
+    status: u16,
+    state: InvocationState,
+    /// What the answer says of it, among other things.
+    detail: &'static str,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_has_a_typed_answer_in_time_and_harms_nobody_else() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    let admin = cluster.client();
+    let mut healthy = functions::faulty("echo");
+    healthy.scaling.min = 1;
+    admin.put_function("healthy", &healthy).await.unwrap();
+    let faults = [
+        Fault { mode: "crash", status: 502, state: NotStarted, detail: "code 3" },
+        Fault { mode: "never-ready", status: 502, state: NotStarted, detail: "ready" },
+        Fault { mode: "exit-mid-request", status: 502, state: Started, detail: "" },
+        Fault { mode: "nonsense", status: 502, state: Started, detail: "" },
+        Fault { mode: "hang", status: 504, state: Started, detail: "deadline" },
+    ];
+    for Fault { mode, .. } in &faults {
+        let mut spec = functions::faulty(mode);
+        spec.timeout_ms = TIMEOUT_MS;
+        spec.startup_timeout_ms = 300;
+        admin.put_function(mode, &spec).await.unwrap();
+    }
+    admin.wait_ready("healthy", SOON).await.unwrap();
+    cluster.spread().await.unwrap();
+
+    let entry = cluster.entry(1, cluster.root_key());
+    let meanwhile = Load::start(2, Duration::from_millis(20), move |_, _| {
+        let entry = entry.clone();
+        async move { entry.invoke("healthy", "").await.map(|answer| answer.status).map_err(|e| e.to_string()) }
+    });
+    let calls =
+        faults.iter().zip([1, 2, 3].into_iter().cycle()).map(|(fault, n)| answered(&cluster, fault, n));
+    futures_util::future::join_all(calls).await;
+    let outcomes = meanwhile.stop().await;
+    assert!(outcomes.len() > 20, "{} requests to the healthy function", outcomes.len());
+    let failed: Vec<_> = outcomes.iter().filter(|o| o.value != Ok(200)).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+async fn answered(cluster: &Cluster, fault: &Fault, n: u64) {
+    let Fault { mode, status, state, detail } = fault;
+    let began = Instant::now();
+    let answer = cluster.invoke(n, cluster.root_key(), mode, "hello").await.unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(TIMEOUT_MS) + SLACK, "{mode} took {took:?}");
+    let problem = answer.problem.clone().unwrap_or_else(|| panic!("{mode}: {answer:?}"));
+    // A start that has not failed often enough to be given up may outlast the deadline instead.
+    let overdue = *state == NotStarted && answer.status == 504;
+    assert!(answer.status == *status || overdue, "{mode}: {problem:?}");
+    assert_eq!(problem.invocation_state, Some(*state), "{mode}: {problem:?}");
+    assert!(overdue || problem.detail.contains(detail), "{mode}: {problem:?}");
+    assert!(problem.invocation_id.is_some() && problem.invocation_id == answer.invocation_id, "{mode}");
+}
+
+/// What a function began to answer is passed on, and its breaking off too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_answer_is_not_passed_off_as_whole() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    cluster.client().put_function("truncate", &functions::faulty("truncate")).await.unwrap();
+    cluster.spread().await.unwrap();
+    for n in cluster.numbers() {
+        // Either way of saying so will do: a typed failure, or an answer that breaks off as it did.
+        match cluster.invoke(n, cluster.root_key(), "truncate", "").await {
+            Err(error) => assert!(error.is_body() || error.is_decode() || error.is_request(), "{error:?}"),
+            Ok(answer) => {
+                assert_eq!((answer.status, answer.state()), (502, Some(Started)), "{answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn launches_that_fail_back_off_and_the_reason_is_shown() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    let admin = cluster.client();
+    let cases = [("crash", "exited with code 3"), ("never-ready", "ready")];
+    for (mode, _) in cases {
+        let mut spec = functions::faulty(mode);
+        spec.startup_timeout_ms = 300;
+        spec.scaling.min = 1;
+        admin.put_function(mode, &spec).await.unwrap();
+    }
+    let failing = || async {
+        for (mode, reason) in cases {
+            let function = admin.function(mode).await?;
+            ensure!(function.health == "crash_loop", "{mode}: {}", function.health);
+            let why = function.last_failure.unwrap_or_default();
+            ensure!(why.contains(reason), "{mode}: {why}");
+            ensure!(function.retry_at.is_some(), "{mode} does not say when it is tried again");
+        }
+        Ok(())
+    };
+    until("the functions are seen to be in a crash loop", SOON, failing).await.unwrap();
+
+    // Three failures in a row, and pauses of 0.5, 1, 2, 4, … seconds after them: few more follow.
+    for (mode, _) in cases {
+        let before = cluster.instances_ever(mode).await.unwrap().len();
+        assert!((3..=4).contains(&before), "{mode}: {before} launches until it was a crash loop");
+    }
+    let few = || async {
+        for (mode, _) in cases {
+            let launched = cluster.instances_ever(mode).await?;
+            ensure!(launched.len() <= 5, "{mode}: {} launches", launched.len());
+            ensure!(launched.iter().all(|i| i.phase != "ready"), "{mode}: {launched:?}");
+        }
+        Ok(())
+    };
+    stays("launches are few", Duration::from_secs(3), few).await.unwrap();
+    for (mode, reason) in cases {
+        // Nobody is kept waiting for what will not come.
+        let began = Instant::now();
+        let answer = cluster.invoke(2, cluster.root_key(), mode, "").await.unwrap();
+        assert!(began.elapsed() < SLACK, "{mode} took {:?}", began.elapsed());
+        assert_eq!((answer.status, answer.state()), (502, Some(NotStarted)), "{answer:?}");
+        assert!(answer.retry_after.is_some(), "{mode}: no Retry-After");
+        assert!(answer.problem.unwrap().detail.contains(reason), "{mode}");
+        let ended = cluster.instances_ever(mode).await.unwrap();
+        let reasons = ended.iter().filter_map(|i| i.reason.as_deref()).filter(|why| why.contains(reason));
+        assert!(reasons.count() >= 3, "{mode}: {ended:?}");
+        let decisions = admin.decisions(Some(mode)).await.unwrap();
+        assert!(decisions.iter().any(|d| d.action == "hold" && d.reason.contains(reason)), "{decisions:?}");
+    }
+
+    // A mended function is not made to pay for its past.
+    let mut mended = functions::faulty("echo");
+    mended.scaling.min = 1;
+    admin.put_function("crash", &mended).await.unwrap();
+    cluster.spread().await.unwrap();
+    let began = Instant::now();
+    let answer = cluster.invoke(3, cluster.root_key(), "crash", "").await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(admin.function("crash").await.unwrap().health, "ok");
+}
