@@ -50,7 +50,7 @@ pub(super) async fn get(
     if !may_see(&published.state, &caller, &name) {
         return Err(forbidden(&caller, &name));
     }
-    Ok(Json(function))
+    Ok(Json(redacted(&published.state, &caller, &name, function)))
 }
 
 /// Those the caller may invoke or manage.
@@ -63,7 +63,9 @@ pub(super) async fn list(
     let published = app.consensus.state();
     let state = &published.state;
     let visible = state.functions.iter().filter(|(name, _)| may_see(state, &caller, name));
-    Ok(Json(visible.map(|(name, function)| convert::function(state, name, function)).collect()))
+    let shown = visible
+        .map(|(name, function)| redacted(state, &caller, name, convert::function(state, name, function)));
+    Ok(Json(shown.collect()))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,6 +103,19 @@ fn shown(state: &ClusterState, name: &FunctionName) -> Result<api::Function, Api
     exists(state, name)?;
     let function = state.functions.get(name.as_str()).expect("it was just found");
     Ok(convert::function(state, name, function))
+}
+
+/// Without the environment, which may hold secrets, for those who may only invoke.
+fn redacted(
+    state: &ClusterState,
+    caller: &Caller,
+    name: &FunctionName,
+    mut function: api::Function,
+) -> api::Function {
+    if !state.allows(&caller.account, Action::Manage, name) {
+        function.spec.env.clear();
+    }
+    function
 }
 
 pub(super) fn may_see(state: &ClusterState, caller: &Caller, name: &FunctionName) -> bool {

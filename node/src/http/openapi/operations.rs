@@ -10,6 +10,7 @@ const ADMINS_OR_ITSELF: &str = "For admins, and for an account about itself.";
 const MANAGERS: &str =
     "For the function's owner, admins, and accounts with a `manage` grant that matches its name.";
 const CALLERS: &str = "For accounts that may invoke or manage the function.";
+const NO_ENV: &str = "Those who may not manage it see an empty `env`.";
 const FUNCTION_ONLY: &str = "Only this function's.";
 
 pub(super) fn all() -> Vec<Operation> {
@@ -72,6 +73,7 @@ fn functions() -> Vec<Operation> {
             .fails(&[409]),
         Operation::read("/v1/functions/{name}", "get_function", "A function.")
             .note(CALLERS)
+            .note(NO_ENV)
             .answers(200, "The function.", One("Function"))
             .fails(&[403, 404]),
         Operation::change(Delete, "/v1/functions/{name}", "delete_function", "Deletes a function.")
