@@ -55,7 +55,7 @@ impl fmt::Display for Generation {
 
 /// Defines a 64-bit random id with a text form `<prefix><16 hex digits>`.
 macro_rules! random_id {
-    ($(#[$doc:meta])* $name:ident, $prefix:literal, $kind:literal) => {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $shape:literal, $kind:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub struct $name(pub u64);
@@ -85,7 +85,7 @@ macro_rules! random_id {
                     .ok_or_else(|| InvalidId {
                         kind: $kind,
                         text: text.to_owned(),
-                        rule: concat!("expected `", $prefix, "` and 16 hexadecimal digits"),
+                        rule: concat!("expected ", $shape, "16 hexadecimal digits in lower case"),
                     })
             }
         }
@@ -94,20 +94,20 @@ macro_rules! random_id {
 
 random_id!(
     /// One launched copy of a function. Chosen at random by the proposer of its placement.
-    InstanceId, "i-", "instance id"
+    InstanceId, "i-", "`i-` and ", "instance id"
 );
 random_id!(
     /// A cluster, chosen at random when it is bootstrapped. Labels its containers.
-    ClusterId, "c-", "cluster id"
+    ClusterId, "c-", "`c-` and ", "cluster id"
 );
 random_id!(
     /// The public half of an API key.
-    KeyId, "", "key id"
+    KeyId, "", "", "key id"
 );
 random_id!(
     /// One change to a function's spec, chosen at random by its proposer. A repeated change is
     /// recognized by it.
-    ChangeId, "v-", "change id"
+    ChangeId, "v-", "`v-` and ", "change id"
 );
 
 /// The most characters in a function's or an account's name: it becomes a label, a path segment and

@@ -162,7 +162,7 @@ impl ClusterState {
         match command {
             accounts::Command::Create { name, role } => self.accounts.create(name, *role, self.clock)?,
             accounts::Command::Delete { name } => {
-                if let Some(function) = self.functions.owned_by(name) {
+                if let Some(function) = self.functions.owned_by(name).filter(|_| name.as_str() != ROOT) {
                     let detail = format!("the account `{name}` owns the function `{function}`");
                     return Err(Rejection::Conflict(detail));
                 }
