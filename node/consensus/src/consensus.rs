@@ -9,6 +9,7 @@ use muster_core::ids::{Incarnation, NodeId};
 use muster_core::{Answer, ClusterState, Command};
 use muster_storage::Store;
 use openraft::error::{InitializeError, RaftError};
+use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -17,7 +18,7 @@ use crate::machine::{Machine, Published};
 use crate::network::Peers;
 use crate::proposer::{Proposer, Worker};
 use crate::reads::Reads;
-use crate::rpc;
+use crate::rpc::{self, Resumed};
 use crate::types::{Member, Raft, TypeConfig};
 
 /// One node's part in the replicated log. A clone is a handle to the same.
@@ -25,6 +26,7 @@ use crate::types::{Member, Raft, TypeConfig};
 pub struct Consensus {
     node: NodeId,
     raft: Raft,
+    resumed: Option<Resumed>,
     published: Arc<ArcSwap<Published>>,
     changes: watch::Receiver<u64>,
     proposer: Proposer,
@@ -68,7 +70,10 @@ impl Consensus {
             Machine::open(node, incarnation, store.snapshots()).await.map_err(StartError::Storage)?;
         let (published, changes, pending) = (machine.published(), machine.changes(), machine.pending());
         let raft_config = config.for_openraft().map_err(StartError::Config)?;
-        let log = store.log::<TypeConfig>().map_err(StartError::Log)?;
+        let mut log = store.log::<TypeConfig>().map_err(StartError::Log)?;
+        let vote = log.read_vote().await.map_err(StartError::Storage)?;
+        let last = log.get_log_state().await.map_err(StartError::Storage)?.last_log_id;
+        let resumed = Resumed::new(node, vote, last);
         let raft = Raft::new(node, raft_config, peers.clone(), log, machine)
             .await
             .map_err(|fatal| StartError::Raft(Box::new(fatal)))?;
@@ -81,9 +86,9 @@ impl Consensus {
             timeout: Duration::from_millis(config.propose_timeout_ms),
         });
         let read_timeout = Duration::from_millis(config.read_timeout_ms);
-        let reads = Reads::spawn(node, raft.clone(), peers, changes.clone(), read_timeout);
+        let reads = Reads::spawn(node, raft.clone(), resumed, peers, changes.clone(), read_timeout);
         let quorum_fresh = Duration::from_millis(config.quorum_fresh_ms);
-        Ok(Consensus { node, raft, published, changes, proposer, reads, quorum_fresh })
+        Ok(Consensus { node, raft, resumed, published, changes, proposer, reads, quorum_fresh })
     }
 
     /// Makes a pristine node the first of a cluster with these voters. Harmless where there is one already.
@@ -191,7 +196,7 @@ impl Consensus {
 
     /// Answers a peer's request under [`crate::RPC_PREFIX`]; `method` is what follows it.
     pub async fn handle_rpc(&self, method: &str, body: &[u8]) -> Result<Vec<u8>, RpcError> {
-        rpc::handle(&self.raft, self.node, method, body).await
+        rpc::handle(&self.raft, self.node, self.resumed, method, body).await
     }
 
     /// Resolves, with the reason, when this node can no longer take part: its log failed, or it was

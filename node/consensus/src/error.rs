@@ -47,6 +47,8 @@ pub enum StartError {
 pub enum RpcError {
     #[error("unknown peer request `{0}`")]
     UnknownPath(String),
+    #[error("this is node {0}, not the one that was called")]
+    Misdirected(NodeId),
     #[error("cannot decode the peer's request")]
     Decode(#[source] muster_storage::codec::CodecError),
     #[error("cannot encode the answer")]

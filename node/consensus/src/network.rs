@@ -64,26 +64,33 @@ impl Peers {
 
     pub(crate) async fn propose(
         &self,
-        peer: &str,
+        target: NodeId,
+        address: &str,
         proposal: &Proposal,
         limit: Duration,
     ) -> Result<ProposalOutcome, CallError> {
-        self.call(peer, "propose", proposal, limit).await
+        self.call(target, address, "propose", proposal, limit).await
     }
 
-    pub(crate) async fn read_index(&self, peer: &str, limit: Duration) -> Result<ReadIndex, CallError> {
-        self.call(peer, "read-index", &(), limit).await
+    pub(crate) async fn read_index(
+        &self,
+        target: NodeId,
+        address: &str,
+        limit: Duration,
+    ) -> Result<ReadIndex, CallError> {
+        self.call(target, address, "read-index", &(), limit).await
     }
 
     async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
-        peer: &str,
+        target: NodeId,
+        address: &str,
         method: &str,
         request: &Q,
         limit: Duration,
     ) -> Result<A, CallError> {
-        let body = messages::encode(request).map_err(CallError::Codec)?;
-        let sent = self.http.post(format!("http://{peer}{RPC_PREFIX}{method}"));
+        let body = messages::encode(&(target, request)).map_err(CallError::Codec)?;
+        let sent = self.http.post(format!("http://{address}{RPC_PREFIX}{method}"));
         let sent = sent.bearer_auth(&self.secret.0).timeout(limit).body(body).send().await;
         let answer = sent.map_err(|e| match e.is_connect() {
             true => CallError::Unreachable(e),
@@ -128,7 +135,7 @@ impl Peer {
         E: std::error::Error + DeserializeOwned,
     {
         let answer: Result<Result<A, RaftError<NodeId, E>>, CallError> =
-            self.peers.call(&self.address, method, request, option.hard_ttl()).await;
+            self.peers.call(self.target, &self.address, method, request, option.hard_ttl()).await;
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(remote)) => Err(RPCError::RemoteError(RemoteError::new(self.target, remote))),

@@ -200,7 +200,7 @@ impl Worker {
             let (peers, proposal) = (self.peers.clone(), Arc::clone(proposal));
             // On a task of its own: the entry is often applied here before the leader's answer is, and
             // a call that is dropped half-way costs its connection.
-            let call = tokio::spawn(async move { peers.propose(&address, &proposal, limit).await });
+            let call = tokio::spawn(async move { peers.propose(leader, &address, &proposal, limit).await });
             call.await.unwrap_or(Ok(ProposalOutcome::Unknown))
         };
         match outcome {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::ReadError;
 use crate::messages::ReadIndex;
 use crate::network::Peers;
-use crate::rpc;
+use crate::rpc::{self, Resumed};
 use crate::types::Raft;
 
 /// Reads that may wait for the next round.
@@ -55,13 +55,14 @@ impl Reads {
     pub(crate) fn spawn(
         node: NodeId,
         raft: Raft,
+        resumed: Option<Resumed>,
         peers: Peers,
         applied: watch::Receiver<u64>,
         timeout: Duration,
     ) -> Self {
         let (askers, queue) = mpsc::channel(WAITING_MAX);
         let heard = Arc::new(QuorumHeard { since: Instant::now(), at: AtomicU64::new(0) });
-        let worker = Worker { node, raft, peers, applied, timeout, heard: Arc::clone(&heard) };
+        let worker = Worker { node, raft, resumed, peers, applied, timeout, heard: Arc::clone(&heard) };
         tokio::spawn(worker.run(queue));
         let reads = Reads { askers, heard };
         tokio::spawn(probe(reads.clone()));
@@ -94,6 +95,7 @@ async fn probe(reads: Reads) {
 struct Worker {
     node: NodeId,
     raft: Raft,
+    resumed: Option<Resumed>,
     peers: Peers,
     applied: watch::Receiver<u64>,
     timeout: Duration,
@@ -145,9 +147,9 @@ impl Worker {
             (leader, member.map(|member| member.peer.clone()))
         };
         let answer = if leader == self.node {
-            rpc::read_index(&self.raft).await
+            rpc::read_index(&self.raft, self.resumed).await
         } else {
-            self.peers.read_index(&address?, ATTEMPT_LIMIT).await.ok()?
+            self.peers.read_index(leader, &address?, ATTEMPT_LIMIT).await.ok()?
         };
         match answer {
             ReadIndex::At(index) => Some(index),

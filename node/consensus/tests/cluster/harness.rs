@@ -1,7 +1,9 @@
 //! Starts and stops consensus nodes, and waits for conditions with a deadline.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +15,7 @@ use muster_consensus::{Config, Consensus, Member};
 use muster_core::accounts::{self, Role};
 use muster_core::ids::{AccountName, NodeId};
 use muster_core::{Command, ledger};
-use muster_storage::{Options, Store};
+use muster_storage::{Options, Store, StoreError};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -73,8 +75,9 @@ impl Cluster {
         let mut cluster =
             Cluster { config, members: BTreeMap::new(), dirs: BTreeMap::new(), running: BTreeMap::new() };
         let mut listeners = Vec::new();
+        let address = own_address();
         for id in 1..=nodes {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = TcpListener::bind((address, 0)).await.unwrap();
             let peer = listener.local_addr().unwrap().to_string();
             cluster.members.insert(NodeId(id), Member { http: peer.clone(), peer });
             cluster.dirs.insert(id, tempfile::tempdir().unwrap());
@@ -90,7 +93,17 @@ impl Cluster {
 
     async fn run(&mut self, id: u64, listener: TcpListener) {
         let dir = self.dirs[&id].path().to_owned();
-        let store = Store::open(&dir, Options::default()).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        let store = loop {
+            match Store::open(&dir, Options::default()) {
+                Ok(store) => break store,
+                // Tasks of the one before let go of it in their own time.
+                Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("cannot open the store: {error}"),
+            }
+        };
         store.claim_node(NodeId(id)).unwrap();
         let incarnation = store.begin_incarnation().unwrap();
         let consensus =
@@ -185,6 +198,14 @@ impl Cluster {
             self.take_down(id).await;
         }
     }
+}
+
+/// An address that no other cluster of the tests has: the port of a node that is down must not become
+/// that of another cluster's node.
+fn own_address() -> Ipv4Addr {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high.max(1), low, CLUSTERS.fetch_add(1, Ordering::Relaxed))
 }
 
 async fn answer(

@@ -154,3 +154,24 @@ async fn what_does_not_fit_the_log_is_refused_before_it_is_sent() {
     assert!(account("small").as_str() == "small");
     tokio::time::timeout(Duration::from_secs(10), cluster.stop()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_restarts_serves_no_stale_reads() {
+    let mut cluster = Cluster::start(3).await;
+    for round in 0..5 {
+        // It mostly resumes its term, before the others miss it.
+        let leader = cluster.leader().await;
+        let names = ["a", "b", "c"].map(|name| format!("{name}-{round}"));
+        for name in &names {
+            cluster.node(leader).propose(create(name)).await.unwrap().unwrap();
+        }
+        cluster.take_down(leader).await;
+        cluster.bring_up(leader).await;
+        let node = cluster.node(leader);
+        node.linearize().await.unwrap();
+        for name in &names {
+            assert!(node.with_state(|state| state.accounts.get(name).is_some()), "{name} was acknowledged");
+        }
+    }
+    cluster.stop().await;
+}
