@@ -7,10 +7,22 @@ use anyhow::{Result, bail};
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(25);
 
+/// What will not come true any more, however long one waits.
+#[derive(Debug)]
+pub struct Hopeless(pub String);
+
+impl std::fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hopeless {}
+
 /// Looks until `check` succeeds, at most `within`.
 ///
 /// # Errors
-/// What was wrong at the last look, when time is up.
+/// What was wrong at the last look, when time is up or the look was [`Hopeless`].
 pub async fn until<T, F>(what: &str, within: Duration, mut check: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
@@ -22,6 +34,9 @@ where
         // A look that hangs must not outlast the deadline by much.
         match tokio::time::timeout(left.max(POLL), check()).await {
             Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) if error.is::<Hopeless>() => {
+                return Err(error.context(format!("waited until {what}")));
+            }
             Ok(Err(error)) => last = Some(error),
             Err(_elapsed) => {}
         }
@@ -73,6 +88,9 @@ mod tests {
         let never = || async { Err::<(), _>(anyhow::anyhow!("still not")) };
         let error = until("never", Duration::from_millis(60), never).await.unwrap_err();
         assert!(error.to_string().contains("still not"), "{error}");
+        let hopeless = || async { Err::<(), _>(Hopeless("it is over".into()).into()) };
+        let error = until("hopeless", Duration::from_secs(60), hopeless).await.unwrap_err();
+        assert!(format!("{error:#}").contains("it is over"), "{error:#}");
         let hangs = || std::future::pending::<Result<()>>();
         assert!(until("a look ends", Duration::from_millis(60), hangs).await.is_err());
     }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use muster_api::InvocationState::{self, NotStarted, Started};
+use muster_api::InvocationState::{self, NotStarted, Started, Unknown};
 use muster_chaos::load::Load;
 use muster_chaos::wait::{stays, until};
 use muster_chaos::{Cluster, Settings, functions};
@@ -88,7 +88,8 @@ async fn a_truncated_answer_is_not_passed_off_as_whole() {
         match cluster.invoke(n, cluster.root_key(), "truncate", "").await {
             Err(error) => assert!(error.is_body() || error.is_decode() || error.is_request(), "{error:?}"),
             Ok(answer) => {
-                assert_eq!((answer.status, answer.state()), (502, Some(Started)), "{answer:?}");
+                let said = matches!(answer.state(), Some(Started | Unknown));
+                assert!(answer.status == 502 && said, "{answer:?}");
             }
         }
     }

@@ -21,7 +21,7 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use http::Method;
 use muster_api::CreateKey;
 use muster_client::{Client, Key, Options};
@@ -33,7 +33,7 @@ pub use proxy::{Link, Proxy};
 pub use settings::{Engine, Settings};
 pub use turn::CLUSTERS_MAX;
 
-use crate::wait::until;
+use crate::wait::{Hopeless, until};
 use cleanup::{CLUSTER_ID_FILE, Guard};
 use node::Node;
 use settings::{Address, ROOT_KEY_FILE, SECRET_FILE};
@@ -380,11 +380,8 @@ impl Cluster {
     async fn settle(&mut self) -> Result<()> {
         let key_file = self.dir.path().join(ROOT_KEY_FILE);
         let look = || async {
-            if let Some(n) = self.numbers().into_iter().find(|n| self.node(*n).pid().is_none()) {
-                bail!("node {n} ended:\n{}", self.log_tail(n));
-            }
-            for node in self.nodes.values() {
-                ensure!(node.ended()?.is_none(), "a node ended");
+            for n in self.numbers() {
+                self.revive_if_its_port_was_taken(n)?;
             }
             Ok(fs::read_to_string(&key_file)?.trim().to_owned())
         };
@@ -424,14 +421,14 @@ impl Cluster {
         let node = self.node(n);
         let Some(status) = node.ended()? else { return Ok(()) };
         // While the cluster begins, all its ports are chosen anew instead.
-        if !self.root_key.is_empty() && self.incarnations().contains_key(&n) && lost_its_port(node) {
+        if self.incarnations().contains_key(&n) && node.lost_its_port() {
             return node.start();
         }
-        bail!("its process ended with {status}")
+        Err(Hopeless(format!("its process ended with {status}")).into())
     }
 
     fn lost_a_port(&self) -> bool {
-        self.nodes.values().any(|node| node.pid().is_none() && lost_its_port(node))
+        self.nodes.values().any(Node::lost_its_port)
     }
 
     fn node(&self, n: u64) -> &Node {
@@ -499,8 +496,4 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listen = |_| TcpListener::bind("127.0.0.1:0").context("no port is free");
     let held: Vec<TcpListener> = (0..count).map(listen).collect::<Result<_>>()?;
     held.iter().map(|listener| Ok(listener.local_addr().context("a port without a number")?.port())).collect()
-}
-
-fn lost_its_port(node: &Node) -> bool {
-    node.log().lines().rev().take(10).any(|line| line.contains("Address already in use"))
 }

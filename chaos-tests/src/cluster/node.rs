@@ -1,7 +1,6 @@
 //! One `muster-node` process: started, signalled, seen to its end.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,8 +19,17 @@ pub(super) struct Node {
     config: PathBuf,
     log: PathBuf,
     log_filter: String,
+    process: Mutex<Process>,
+}
+
+#[derive(Debug, Default)]
+struct Process {
     /// `None` before the first start and after the end was seen.
-    child: Mutex<Option<Child>>,
+    child: Option<Child>,
+    /// How the last one ended.
+    ended: Option<ExitStatus>,
+    /// How much was in the log when the last one was started.
+    log_bytes: usize,
 }
 
 impl Node {
@@ -32,7 +40,7 @@ impl Node {
             log: dir.join(format!("{name}.log")),
             log_filter: log_filter.to_owned(),
             address,
-            child: Mutex::new(None),
+            process: Mutex::default(),
         }
     }
 
@@ -42,9 +50,10 @@ impl Node {
 
     /// Starts the process; what it logs goes behind what earlier ones have logged.
     pub(super) fn start(&self) -> Result<()> {
-        let mut child = self.child();
-        ensure!(child.is_none(), "node {} runs already", self.address.id);
+        let mut process = self.process();
+        ensure!(process.child.is_none(), "node {} runs already", self.address.id);
         let log = File::options().create(true).append(true).open(&self.log).context("cannot open its log")?;
+        let log_bytes = log.metadata().context("cannot measure its log")?.len();
         let started = Command::new(programs::built().join("muster-node"))
             .arg("--config")
             .arg(&self.config)
@@ -55,39 +64,52 @@ impl Node {
             .stderr(log)
             .spawn()
             .context("cannot start muster-node")?;
-        *child = Some(started);
+        process.child = Some(started);
+        process.log_bytes = usize::try_from(log_bytes).context("too long a log")?;
         Ok(())
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.child().as_ref().map(Child::id)
+        self.process().child.as_ref().map(Child::id)
     }
 
     /// Sends a signal to the running process. Its pid is its own until its end is seen here.
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child();
-        let child = child.as_ref().with_context(|| format!("node {} does not run", self.address.id))?;
+        let process = self.process();
+        let child =
+            process.child.as_ref().with_context(|| format!("node {} does not run", self.address.id))?;
         let pid = Pid::from_raw(i32::try_from(child.id()).context("a pid is a positive i32")?);
         kill(pid, signal).with_context(|| format!("cannot send {signal} to node {}", self.address.id))
     }
 
     /// How it ended, if it has.
     pub(super) fn ended(&self) -> Result<Option<ExitStatus>> {
-        let mut child = self.child();
-        let Some(running) = child.as_mut() else { return Ok(Some(ExitStatus::from_raw(0))) };
-        let status = running.try_wait().context("cannot ask for a node's end")?;
-        if status.is_some() {
-            *child = None;
+        let mut process = self.process();
+        if let Some(running) = process.child.as_mut() {
+            process.ended = running.try_wait().context("cannot ask for a node's end")?;
+            if process.ended.is_some() {
+                process.child = None;
+            }
         }
-        Ok(status)
+        Ok(process.ended)
     }
 
     /// SIGKILL, and waits until it is gone. Does nothing where nothing runs.
     pub(super) fn kill(&self) -> Result<()> {
-        let taken = self.child().take();
-        let Some(mut running) = taken else { return Ok(()) };
+        let mut process = self.process();
+        let Some(mut running) = process.child.take() else { return Ok(()) };
         running.kill().context("cannot kill a node")?;
-        running.wait().map(drop).context("cannot see a node's end")
+        process.ended = Some(running.wait().context("cannot see a node's end")?);
+        Ok(())
+    }
+
+    /// Whether the process ended because someone else had its port.
+    pub(super) fn lost_its_port(&self) -> bool {
+        let (ended, before) = {
+            let process = self.process();
+            (process.child.is_none(), process.log_bytes)
+        };
+        ended && self.log().get(before..).is_some_and(|log| log.contains("Address already in use"))
     }
 
     /// All it has logged.
@@ -95,7 +117,7 @@ impl Node {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    fn child(&self) -> MutexGuard<'_, Option<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
