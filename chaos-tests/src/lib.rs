@@ -13,6 +13,7 @@
 //! container, no network, no file. A test that ends takes its cluster down; a test process that is
 //! killed has a guard that does.
 
+pub mod chaos;
 pub mod cluster;
 pub mod functions;
 pub mod load;

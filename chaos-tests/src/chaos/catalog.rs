@@ -53,7 +53,7 @@ pub fn holder(worker: u64) -> String {
 /// that note each execution in `executions`.
 ///
 /// # Errors
-/// Where this program's own path is not UTF-8.
+/// Where the recording function cannot be made.
 pub fn invoked(executions: &Path, image: Option<&str>) -> Result<Vec<(&'static str, FunctionSpec)>> {
     let recording = match image {
         Some(image) => functions::faulty_image(image, "echo"),
@@ -67,7 +67,14 @@ pub fn invoked(executions: &Path, image: Option<&str>) -> Result<Vec<(&'static s
         let scaling = Scaling { min, max: 3, target_utilization: 0.7, window_ms: 2_000, keep_alive_ms };
         let (timeout_ms, startup_timeout_ms) = (TIMEOUT_MS, 6_000);
         let spec = spec.clone();
-        FunctionSpec { concurrency: 4, scaling, usage_durability: durability, timeout_ms, startup_timeout_ms, ..spec }
+        FunctionSpec {
+            concurrency: 4,
+            scaling,
+            usage_durability: durability,
+            timeout_ms,
+            startup_timeout_ms,
+            ..spec
+        }
     };
     use UsageDurability::{Acknowledged, Interval, Replicated};
     Ok(vec![

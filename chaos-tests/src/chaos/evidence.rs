@@ -219,7 +219,8 @@ pub(crate) mod tests {
     pub(crate) fn end_with(to: &mut Evidence, registers: &[(&str, u64)]) {
         for node in 1..=to.plan.nodes {
             let registers = registers.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-            let view = FinalView { begin_us: 900_000_000, end_us: 900_001_000, registers, ..FinalView::default() };
+            let view =
+                FinalView { begin_us: 900_000_000, end_us: 900_001_000, registers, ..FinalView::default() };
             to.finals.views.insert(node, view);
         }
     }

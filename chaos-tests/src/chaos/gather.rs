@@ -209,7 +209,8 @@ fn running(stage: &Stage, engine: Engine) -> Result<BTreeMap<String, u64>> {
         Engine::Docker => {
             let filter = format!("label=muster.cluster={}", stage.cluster.id());
             let format = "{{.Label \"muster.instance\"}}";
-            let listed = Command::new("docker").args(["ps", "--filter", &filter, "--format", format]).output();
+            let listed =
+                Command::new("docker").args(["ps", "--filter", &filter, "--format", format]).output();
             let listed = listed.context("cannot run docker")?;
             ensure!(listed.status.success(), "docker ps failed");
             for name in String::from_utf8_lossy(&listed.stdout).lines() {

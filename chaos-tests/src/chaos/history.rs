@@ -40,9 +40,24 @@ impl Entry {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
-    Begin { id: u64, worker: u64, node: u64, at_us: u64, #[serde(flatten)] op: &'a Op },
-    End { id: u64, at_us: u64, #[serde(flatten)] outcome: &'a Outcome },
-    Note { at_us: u64, text: &'a str },
+    Begin {
+        id: u64,
+        worker: u64,
+        node: u64,
+        at_us: u64,
+        #[serde(flatten)]
+        op: &'a Op,
+    },
+    End {
+        id: u64,
+        at_us: u64,
+        #[serde(flatten)]
+        outcome: &'a Outcome,
+    },
+    Note {
+        at_us: u64,
+        text: &'a str,
+    },
 }
 
 /// Writes the history. Time is the run's own, monotonic, in microseconds.

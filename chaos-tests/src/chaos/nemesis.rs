@@ -57,7 +57,10 @@ pub async fn run(cluster: Arc<Cluster>, recorder: Arc<Recorder>, plan: &Plan) ->
     }
     while let Some(strike) = strikes.join_next().await {
         if let (Came::Missed, strike) = strike.context("a strike panicked")?? {
-            let text = format!("{} on {:?} at {} ms: no node was free for it", strike.fault, strike.role, strike.at_ms);
+            let text = format!(
+                "{} on {:?} at {} ms: no node was free for it",
+                strike.fault, strike.role, strike.at_ms
+            );
             nemesis.felt().missed.push(text);
         }
     }

@@ -9,22 +9,58 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {
     /// Creates or changes a function that is never invoked, so that its `REV` is a register.
-    PutFunction { name: String, rev: u64 },
-    DeleteFunction { name: String },
-    ReadFunction { name: String, local: bool },
-    CreateAccount { name: String },
-    DeleteAccount { name: String },
-    ReadAccount { name: String, local: bool },
+    PutFunction {
+        name: String,
+        rev: u64,
+    },
+    DeleteFunction {
+        name: String,
+    },
+    ReadFunction {
+        name: String,
+        local: bool,
+    },
+    CreateAccount {
+        name: String,
+    },
+    DeleteAccount {
+        name: String,
+    },
+    ReadAccount {
+        name: String,
+        local: bool,
+    },
     /// Replaces the actions of an account's one grant: bit 0 invoke, bit 1 manage.
-    Grant { account: String, actions: u64 },
-    RevokeGrant { account: String },
-    ReadGrant { account: String, local: bool },
+    Grant {
+        account: String,
+        actions: u64,
+    },
+    RevokeGrant {
+        account: String,
+    },
+    ReadGrant {
+        account: String,
+        local: bool,
+    },
     /// `label` stands for the key's id, which only the answer tells.
-    CreateKey { account: String, label: String },
-    RevokeKey { account: String, label: String },
+    CreateKey {
+        account: String,
+        label: String,
+    },
+    RevokeKey {
+        account: String,
+        label: String,
+    },
     /// `caller` is an account with a lasting key, or the label of a key.
-    Invoke { function: String, caller: String, work_ms: u64, mode: Mode },
-    ReadUsage { account: String },
+    Invoke {
+        function: String,
+        caller: String,
+        work_ms: u64,
+        mode: Mode,
+    },
+    ReadUsage {
+        account: String,
+    },
 }
 
 /// What the function is asked to do.

@@ -119,7 +119,9 @@ fn judge(keys: &Keys, op: &Op, answer: &Answer) -> Outcome {
             Err(error) => outcome(Verdict::Unknown).detail(format!("its answer cannot be read: {error}")),
         },
         200..300 => {
-            if let (Op::CreateKey { label, .. }, Ok(made)) = (op, serde_json::from_slice::<CreatedKey>(&answer.body)) {
+            if let (Op::CreateKey { label, .. }, Ok(made)) =
+                (op, serde_json::from_slice::<CreatedKey>(&answer.body))
+            {
                 keys.put(label, &made.id, &made.key);
                 return Outcome { key_id: Some(made.id), ..outcome(Verdict::Done) };
             }
@@ -184,7 +186,9 @@ async fn invoke(
     };
     let verdict = match (&answer.problem, answer.status) {
         (None, 200..300) => Verdict::Done,
-        (Some(problem), _) if problem.invocation_state == Some(InvocationState::NotStarted) => Verdict::Refused,
+        (Some(problem), _) if problem.invocation_state == Some(InvocationState::NotStarted) => {
+            Verdict::Refused
+        }
         _ => Verdict::Failed,
     };
     let shown = if verdict == Verdict::Done { String::new() } else { detail(&answer) };

@@ -222,7 +222,7 @@ impl Steps {
             // With deletions, whose answers tell whether there was something.
             let name = format!("churn-{}-{epoch}", self.dice.below(2));
             return match self.dice.below(10) {
-                0..4 => Op::PutFunction { name, rev: self.rev() },
+                0..4 => Op::PutFunction { name, rev: self.fresh() },
                 4..7 => Op::DeleteFunction { name },
                 _ => Op::ReadFunction { name, local: self.local() },
             };
@@ -232,13 +232,13 @@ impl Steps {
             false => format!("shared-{}-{epoch}", self.dice.below(3)),
         };
         match self.dice.below(10) {
-            0..5 => Op::PutFunction { name, rev: self.rev() },
+            0..5 => Op::PutFunction { name, rev: self.fresh() },
             _ => Op::ReadFunction { name, local: self.local() },
         }
     }
 
     /// No two writes of a run have the same value.
-    fn rev(&self) -> u64 {
+    fn fresh(&self) -> u64 {
         self.step * self.workers + self.worker + 1
     }
 

@@ -23,12 +23,14 @@ pub const TOKEN: &str = "token";
 const GRACE: Duration = Duration::from_millis(500);
 const EXIT_STATUS: i32 = 7;
 
-/// How to deploy it.
+/// How to deploy it. Leaves a copy of this program beside `executions`: the one that runs may be built
+/// anew, and so replaced, while the run goes on.
 ///
 /// # Errors
-/// Where a path is not UTF-8.
+/// Where a path is not UTF-8, or the copy cannot be made.
 pub fn spec(executions: &Path) -> Result<FunctionSpec> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = executions.with_file_name("recorder");
+    fs::copy("/proc/self/exe", &program).context("cannot copy this program")?;
     let mut spec = functions::command(program);
     spec.command.get_or_insert_default().push("function".into());
     let dir = executions.to_str().context("the folder is not UTF-8")?;

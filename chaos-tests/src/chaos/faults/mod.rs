@@ -40,7 +40,8 @@ pub trait Fault: Send + Sync {
     /// Where it does not become ready.
     async fn back(&self, cluster: &Cluster, node: u64) -> Result<()> {
         until(&format!("node {node} is ready again"), READY_WITHIN, || async {
-            let answer = cluster.request(node, Method::GET, "/readyz", None).timeout(ASK_LIMIT).send().await?;
+            let answer =
+                cluster.request(node, Method::GET, "/readyz", None).timeout(ASK_LIMIT).send().await?;
             ensure!(answer.status() == 200, "/readyz answers {}", answer.status());
             Ok(())
         })

@@ -60,7 +60,11 @@ fn registers(run: &Evidence, finding: &mut Finding) {
         }
     }
     if run.finals.views.len() as u64 != run.plan.nodes {
-        finding.violate(format!("only {} of {} nodes answered at the end", run.finals.views.len(), run.plan.nodes));
+        finding.violate(format!(
+            "only {} of {} nodes answered at the end",
+            run.finals.views.len(),
+            run.plan.nodes
+        ));
     }
 }
 
@@ -146,7 +150,8 @@ mod tests {
         let unknown_first = [(0, Some(1), put("f", 1), unknown()), (2, Some(3), put("f", 2), done())];
         let never_ended = [(0, None, put("f", 1), unknown())];
         let deleted = [(0, Some(1), put("f", 1), done()), (2, Some(3), delete(), done())];
-        let refused = [(0, Some(1), put("f", 1), done()), (2, Some(3), put("f", 2), Outcome::new(Verdict::Refused))];
+        let refused =
+            [(0, Some(1), put("f", 1), done()), (2, Some(3), put("f", 2), Outcome::new(Verdict::Refused))];
         for (name, writes, last, good) in [
             ("the last", &two[..], Some(2), true),
             ("a lost write", &two, Some(1), false),

@@ -37,10 +37,9 @@ impl Invariant for Linearizability {
                     calls.len(),
                     deepest.iter().map(|call| call.show()).collect::<Vec<_>>().join("; ")
                 )),
-                Search::GivenUp => finding.untested.push(format!(
-                    "{register}: {} operations are too tangled to decide",
-                    calls.len()
-                )),
+                Search::GivenUp => finding
+                    .untested
+                    .push(format!("{register}: {} operations are too tangled to decide", calls.len())),
             }
         }
         // A search that was given up has not shown anything: it counts against the run.
@@ -132,7 +131,12 @@ fn call(entry: &Entry) -> Option<Call> {
         _ => return None,
     };
     let certain = verdict != Verdict::Unknown;
-    Some(Call { id: Some(entry.id), begin_us: entry.begin_us, end_us: entry.end_us().filter(|_| certain), effect })
+    Some(Call {
+        id: Some(entry.id),
+        begin_us: entry.begin_us,
+        end_us: entry.end_us().filter(|_| certain),
+        effect,
+    })
 }
 
 /// Leaves out writes that may not have happened and whose value nobody saw: an order with such a
@@ -189,7 +193,8 @@ fn search(calls: &[Call]) -> Search {
         }
         let depth = at.placed.iter().map(|word| word.count_ones() as usize).sum();
         if depth >= deepest.0 {
-            deepest = (depth, next.iter().map(|i| calls[*i].clone()).filter(|c| c.end_us.is_some()).collect());
+            deepest =
+                (depth, next.iter().map(|i| calls[*i].clone()).filter(|c| c.end_us.is_some()).collect());
         }
         // The last pushed is looked at first: certain calls that end early, before doubtful ones.
         let mut next: Vec<usize> = next;
@@ -276,42 +281,67 @@ mod tests {
     #[test]
     fn histories_of_a_register() {
         for (name, ops, good) in [
-            ("read what was written", vec![(0, 1, put("f", 1), done()), (2, 3, read("f"), saw(Some(1)))], true),
-            ("a stale read", vec![
-                (0, 1, put("f", 1), done()),
-                (2, 3, put("f", 2), done()),
-                (4, 5, read("f"), saw(Some(1))),
-            ], false),
+            (
+                "read what was written",
+                vec![(0, 1, put("f", 1), done()), (2, 3, read("f"), saw(Some(1)))],
+                true,
+            ),
+            (
+                "a stale read",
+                vec![
+                    (0, 1, put("f", 1), done()),
+                    (2, 3, put("f", 2), done()),
+                    (4, 5, read("f"), saw(Some(1))),
+                ],
+                false,
+            ),
             ("a lost write", vec![(0, 1, put("f", 1), done()), (2, 3, read("f"), saw(None))], false),
-            ("an overlapping read may see either", vec![
-                (0, 1, put("f", 1), done()),
-                (2, 9, put("f", 2), done()),
-                (3, 4, read("f"), saw(Some(2))),
-                (5, 6, read("f"), saw(Some(2))),
-            ], true),
-            ("but never goes back", vec![
-                (0, 1, put("f", 1), done()),
-                (2, 9, put("f", 2), done()),
-                (3, 4, read("f"), saw(Some(2))),
-                (5, 6, read("f"), saw(Some(1))),
-            ], false),
-            ("an unknown write may take effect late", vec![
-                (0, 1, put("f", 1), unknown()),
-                (2, 3, put("f", 2), done()),
-                (4, 5, read("f"), saw(Some(2))),
-                (6, 7, read("f"), saw(Some(1))),
-            ], true),
-            ("but only once", vec![
-                (0, 1, put("f", 1), unknown()),
-                (2, 3, read("f"), saw(Some(1))),
-                (4, 5, put("f", 2), done()),
-                (6, 7, read("f"), saw(Some(1))),
-            ], false),
+            (
+                "an overlapping read may see either",
+                vec![
+                    (0, 1, put("f", 1), done()),
+                    (2, 9, put("f", 2), done()),
+                    (3, 4, read("f"), saw(Some(2))),
+                    (5, 6, read("f"), saw(Some(2))),
+                ],
+                true,
+            ),
+            (
+                "but never goes back",
+                vec![
+                    (0, 1, put("f", 1), done()),
+                    (2, 9, put("f", 2), done()),
+                    (3, 4, read("f"), saw(Some(2))),
+                    (5, 6, read("f"), saw(Some(1))),
+                ],
+                false,
+            ),
+            (
+                "an unknown write may take effect late",
+                vec![
+                    (0, 1, put("f", 1), unknown()),
+                    (2, 3, put("f", 2), done()),
+                    (4, 5, read("f"), saw(Some(2))),
+                    (6, 7, read("f"), saw(Some(1))),
+                ],
+                true,
+            ),
+            (
+                "but only once",
+                vec![
+                    (0, 1, put("f", 1), unknown()),
+                    (2, 3, read("f"), saw(Some(1))),
+                    (4, 5, put("f", 2), done()),
+                    (6, 7, read("f"), saw(Some(1))),
+                ],
+                false,
+            ),
             ("a value out of thin air", vec![(0, 1, read("f"), saw(Some(7)))], false),
-            ("a refused write has no effect", vec![
-                (0, 1, put("f", 1), refused(429)),
-                (2, 3, read("f"), saw(Some(1))),
-            ], false),
+            (
+                "a refused write has no effect",
+                vec![(0, 1, put("f", 1), refused(429)), (2, 3, read("f"), saw(Some(1)))],
+                false,
+            ),
         ] {
             assert_eq!(explained(&ops), good, "{name}");
         }
@@ -326,19 +356,21 @@ mod tests {
             ("refused the second time", vec![(0, 1, create(), done()), (2, 3, create(), refused(409))], true),
             ("refused without reason", vec![(0, 1, create(), refused(409))], false),
             ("deleted without creation", vec![(0, 1, delete(), done())], false),
-            ("the unknown creation explains it", vec![
-                (0, 1, create(), unknown()),
-                (2, 3, delete(), done()),
-            ], true),
-            ("one unknown creation explains one deletion", vec![
-                (0, 1, create(), unknown()),
-                (2, 3, delete(), done()),
-                (4, 5, delete(), done()),
-            ], false),
-            ("gone though it was acknowledged", vec![
-                (0, 1, create(), done()),
-                (2, 3, delete(), refused(404)),
-            ], false),
+            (
+                "the unknown creation explains it",
+                vec![(0, 1, create(), unknown()), (2, 3, delete(), done())],
+                true,
+            ),
+            (
+                "one unknown creation explains one deletion",
+                vec![(0, 1, create(), unknown()), (2, 3, delete(), done()), (4, 5, delete(), done())],
+                false,
+            ),
+            (
+                "gone though it was acknowledged",
+                vec![(0, 1, create(), done()), (2, 3, delete(), refused(404))],
+                false,
+            ),
         ] {
             assert_eq!(explained(&ops), good, "{name}");
         }

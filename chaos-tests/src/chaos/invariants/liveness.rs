@@ -45,7 +45,8 @@ mod tests {
     fn what_never_succeeds_is_told() {
         let mut run = evidence();
         assert!(!Liveness.check(&run).saw_enough());
-        let tried = |after_ms| evidence::Liveness { node: 1, what: "write".into(), after_ms, detail: String::new() };
+        let tried =
+            |after_ms| evidence::Liveness { node: 1, what: "write".into(), after_ms, detail: String::new() };
         run.liveness = (0..6).map(|_| tried(Some(20))).collect();
         let good = Liveness.check(&run);
         assert!(good.holds() && good.saw_enough());

@@ -56,7 +56,13 @@ fn what(op: &Op) -> String {
     }
 }
 
-fn problems(run: &Evidence, entry: &Entry, end_us: u64, outcome: &Outcome, disturbed: bool) -> Vec<&'static str> {
+fn problems(
+    run: &Evidence,
+    entry: &Entry,
+    end_us: u64,
+    outcome: &Outcome,
+    disturbed: bool,
+) -> Vec<&'static str> {
     let mut problems = Vec::new();
     let Op::Invoke { caller, mode, function, .. } = &entry.op else {
         if outcome.status == Some(401) || outcome.status == Some(403) {
@@ -114,7 +120,8 @@ mod tests {
     fn ends_by_kind() {
         let ok = || invoke("interval", "user-a");
         let truncate = || invoke("truncate", "user-a");
-        let hang = Op::Invoke { function: "fragile".into(), caller: "user-a".into(), work_ms: 0, mode: Mode::Hang };
+        let hang =
+            Op::Invoke { function: "fragile".into(), caller: "user-a".into(), work_ms: 0, mode: Mode::Hang };
         let root = || put("f", 1);
         let hung = Outcome { hung: true, ..unknown() };
         for (name, op, took_ms, outcome, faulty, good) in [
@@ -131,7 +138,14 @@ mod tests {
             ("truncated and hung", truncate(), 11_000, hung, false, false),
             ("answered what cannot answer", hang, 5, answered(), false, false),
             ("a good caller refused", ok(), 5, failed(403, Some(NotStarted)), false, false),
-            ("a stranger refused", invoke("interval", "guest-0"), 5, failed(403, Some(NotStarted)), false, true),
+            (
+                "a stranger refused",
+                invoke("interval", "guest-0"),
+                5,
+                failed(403, Some(NotStarted)),
+                false,
+                true,
+            ),
             ("root refused", root(), 5, Outcome::new(Verdict::Refused).status(403), false, false),
             ("root in doubt", root(), 5, unknown(), false, true),
         ] {

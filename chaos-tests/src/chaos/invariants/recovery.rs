@@ -88,7 +88,11 @@ mod tests {
         for (name, windows, good) in [
             ("no fault at all", vec![], false),
             ("a minority", vec![window(&[1], 1_000, 9_000)], false),
-            ("a majority, most of the time", vec![window(&[1], 1_000, 9_000), window(&[2], 1_500, 8_000)], true),
+            (
+                "a majority, most of the time",
+                vec![window(&[1], 1_000, 9_000), window(&[2], 1_500, 8_000)],
+                true,
+            ),
             ("a majority, for a moment", vec![window(&[1, 2], 1_000, 1_500)], false),
         ] {
             let mut run = evidence();

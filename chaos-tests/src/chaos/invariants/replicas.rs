@@ -41,7 +41,8 @@ impl Invariant for Replicas {
 
 fn difference(a: &str, b: &str) -> (String, String) {
     let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
-    let around = |text: &str| text.chars().skip(same.saturating_sub(SHOWN_CHARS / 2)).take(SHOWN_CHARS).collect();
+    let around =
+        |text: &str| text.chars().skip(same.saturating_sub(SHOWN_CHARS / 2)).take(SHOWN_CHARS).collect();
     (around(a), around(b))
 }
 

@@ -38,11 +38,7 @@ impl Invariant for Revocation {
             let admitted = match outcome.verdict {
                 Verdict::Done | Verdict::Failed => true,
                 Verdict::Unknown => run.finals.executions.as_ref().is_some_and(|e| e.contains_key(&entry.id)),
-                // Other refusals than these come after the caller was let in.
-                Verdict::Refused => outcome.status.is_some_and(|status| {
-                    !matches!(status, 401 | 403 | 429 | 503)
-                }),
-                Verdict::Skipped => false,
+                Verdict::Refused | Verdict::Skipped => false,
             };
             if !admitted {
                 continue;
@@ -90,7 +86,8 @@ fn revoked_at(changes: &[(bool, &Entry)], entry: &Entry) -> Option<u64> {
     let verdict = |entry: &Entry| entry.outcome().map_or(Verdict::Unknown, |outcome| outcome.verdict);
     let acknowledged = |(gives, change): &&(bool, &Entry)| !gives && verdict(change) == Verdict::Done;
     let before = |(_, change): &&(bool, &Entry)| change.end_us().is_some_and(|end| end < entry.begin_us);
-    let (_, revocation) = changes.iter().filter(acknowledged).filter(before).max_by_key(|(_, c)| c.begin_us)?;
+    let (_, revocation) =
+        changes.iter().filter(acknowledged).filter(before).max_by_key(|(_, c)| c.begin_us)?;
     let given_since = changes.iter().any(|(gives, change)| {
         let lasts = match verdict(change) {
             Verdict::Done => change.end_us().is_none_or(|end| end >= revocation.begin_us),
@@ -130,11 +127,22 @@ mod tests {
             ("granted again", with((20, 21, grant(3), done())), 5_000, done(), false, true),
             ("perhaps granted again", with((20, 21, grant(1), unknown())), 5_000, done(), false, true),
             ("manage is no invoke", with((20, 21, grant(2), done())), 5_000, done(), false, false),
-            ("perhaps revoked", vec![(0, 1, grant(1), done()), (10, 11, revoke(), unknown())], 5_000, done(), false, true),
-            ("an old grant in doubt", vec![
-                (0, 1, grant(1), unknown()),
-                (10, 11, revoke(), done()),
-            ], 5_000, done(), false, true),
+            (
+                "perhaps revoked",
+                vec![(0, 1, grant(1), done()), (10, 11, revoke(), unknown())],
+                5_000,
+                done(),
+                false,
+                true,
+            ),
+            (
+                "an old grant in doubt",
+                vec![(0, 1, grant(1), unknown()), (10, 11, revoke(), done())],
+                5_000,
+                done(),
+                false,
+                true,
+            ),
         ] {
             let mut run = evidence();
             for (begin, end, op, outcome) in changes {

@@ -48,7 +48,8 @@ fn counts(run: &Evidence, finding: &mut Finding) {
     let accounts = accounts(run);
     let mut expected: BTreeMap<(&str, &str), Expected> = BTreeMap::new();
     for entry in &run.entries {
-        let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome()) else {
+        let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome())
+        else {
             continue;
         };
         let account = accounts.get(caller.as_str()).copied().unwrap_or(caller);
@@ -112,13 +113,16 @@ fn may_be_forgotten(run: &Evidence, entry: &Entry, function: &str) -> bool {
     if catalog::durability(function) != Some(UsageDurability::Interval) {
         return false;
     }
-    let (Some(end_us), Some(host)) = (entry.end_us(), entry.outcome().and_then(|outcome| outcome.host)) else {
+    let (Some(end_us), Some(host)) = (entry.end_us(), entry.outcome().and_then(|outcome| outcome.host))
+    else {
         return true;
     };
     let loss_us = run.bounds.usage_loss_ms * 1_000;
     run.windows.iter().any(|window| {
         // Its last bytes may have left shortly before the node was hit, or be read after.
-        window.nodes.contains(&host) && entry.begin_us <= window.mended_us && window.begin_us <= end_us + loss_us
+        window.nodes.contains(&host)
+            && entry.begin_us <= window.mended_us
+            && window.begin_us <= end_us + loss_us
     })
 }
 

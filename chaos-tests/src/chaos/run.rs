@@ -1,0 +1,135 @@
+//! One run, from start to verdict.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use muster_api::{Action, CreateKey, Role};
+
+use super::catalog::{self, ACCOUNTS};
+use super::evidence::{Bounds, Evidence};
+use super::history::Recorder;
+use super::perform::Keys;
+use super::plan::Plan;
+use super::workload::{Stage, Workload};
+use super::{gather, nemesis};
+use crate::cluster::programs;
+use crate::{Cluster, Engine, Settings};
+
+/// A node's first look at a binary it has never run may take a while.
+const DEPLOY_WITHIN: Duration = Duration::from_secs(30);
+/// Shorter than the workload waits for an answer, so that it hears the node's own word.
+const PROPOSE_TIMEOUT_MS: i64 = 4_000;
+const READ_TIMEOUT_MS: i64 = 3_000;
+/// Low, so that snapshots are made and installed in a short run.
+const SNAPSHOT_AFTER_ENTRIES: i64 = 500;
+const KEEP_ENTRIES: i64 = 100;
+
+/// Carries `plan` out and leaves the history and node logs in `report_dir`.
+///
+/// # Errors
+/// Where the run itself failed: what it found is no error.
+pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Evidence> {
+    fs::create_dir_all(report_dir).with_context(|| format!("cannot make {}", report_dir.display()))?;
+    let image = match plan.engine() {
+        Engine::Process => None,
+        Engine::Docker => Some(
+            tokio::task::spawn_blocking(programs::image)
+                .await
+                .context("the image was not built")?
+                .context("no Docker Engine answers")?,
+        ),
+    };
+    let settings = Settings::default()
+        .nodes(plan.nodes)
+        .engine(plan.engine())
+        .set("raft.propose_timeout_ms", PROPOSE_TIMEOUT_MS)
+        .set("raft.read_timeout_ms", READ_TIMEOUT_MS)
+        .set("raft.snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES)
+        .set("raft.keep_entries", KEEP_ENTRIES);
+    let cluster = Arc::new(Cluster::start(settings).await.context("the cluster did not start")?);
+    let outcome = on(&cluster, plan, bounds, report_dir, image).await;
+    for node in cluster.numbers() {
+        let path = report_dir.join(format!("node{node}.log"));
+        fs::write(&path, cluster.log(node)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let cluster = Arc::into_inner(cluster).context("something still uses the cluster")?;
+    if outcome.as_ref().is_ok_and(|run| !run.finals.panics.is_empty()) {
+        // Told in the report: the cluster's own alarm would only hide it.
+        let quiet = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cluster)));
+        quiet.unwrap_or_else(|_| eprintln!("the cluster did not end well"));
+    }
+    outcome
+}
+
+async fn on(
+    cluster: &Arc<Cluster>,
+    plan: Plan,
+    bounds: Bounds,
+    report_dir: &Path,
+    image: Option<&str>,
+) -> Result<Evidence> {
+    let executions = cluster.dir().join("executions");
+    fs::create_dir(&executions).context("cannot make a folder for executions")?;
+    let recorder = Arc::new(Recorder::create(&report_dir.join("history.jsonl"))?);
+    let stage =
+        Stage { cluster: Arc::clone(cluster), recorder, keys: Arc::default(), bounds: bounds.clone() };
+    prepare(&stage.cluster, &stage.keys, &plan, &executions, image).await.context("cannot set the stage")?;
+    let hosts: Vec<muster_api::Node> = cluster.get(1, "/v1/nodes").await?;
+    let version = hosts.first().map(|host| host.version.clone()).unwrap_or_default();
+
+    let workload = Workload::start(&stage, &plan);
+    let nemesis = nemesis::run(Arc::clone(cluster), Arc::clone(&stage.recorder), &plan);
+    let (felt, ()) = tokio::join!(nemesis, tokio::time::sleep(Duration::from_secs(plan.seconds)));
+    let samples = workload.stop().await?;
+    let felt = felt?;
+    stage.recorder.note("everything is mended")?;
+
+    let liveness = gather::liveness(&stage, &plan).await?;
+    let finals = gather::finals(&stage, &plan, &executions).await.context("cannot collect the end")?;
+    Ok(Evidence {
+        plan,
+        bounds,
+        version,
+        entries: stage.recorder.entries(),
+        windows: felt.windows,
+        missed: felt.missed,
+        samples,
+        liveness,
+        finals,
+    })
+}
+
+async fn prepare(
+    cluster: &Cluster,
+    keys: &Keys,
+    plan: &Plan,
+    executions: &Path,
+    image: Option<&str>,
+) -> Result<()> {
+    let root = cluster.client();
+    let guests = (0..plan.workers).map(catalog::guest);
+    let holders = (0..plan.workers).map(catalog::holder);
+    let all = ACCOUNTS.iter().map(|name| (*name).to_owned()).chain(guests).chain(holders);
+    for account in all {
+        root.create_account(&account, Role::User).await?;
+        if !account.starts_with("guest") {
+            root.put_grant(&account, "*", &[Action::Invoke]).await?;
+        }
+        if !account.starts_with("holder") {
+            let made = root.create_key(&account, &CreateKey::default()).await?;
+            keys.put(&account, &made.id, &made.key);
+        }
+    }
+    for (name, spec) in catalog::invoked(executions, image)? {
+        root.put_function(name, &spec).await.with_context(|| format!("cannot deploy {name}"))?;
+    }
+    for (_, name) in catalog::INVOKED {
+        if ![catalog::CRASH].contains(&name) {
+            root.wait_ready(name, DEPLOY_WITHIN).await?;
+        }
+    }
+    cluster.spread().await
+}
