@@ -38,11 +38,11 @@ struct Arguments {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Subject {
     /// What the state uses.
-    ImblOrdMap,
-    RpdsRedBlackTreeMap,
-    RpdsHashTrieMap,
+    ImblOrd,
+    RpdsRedBlack,
+    RpdsHashTrie,
     /// For scale: it cannot be cloned cheaply, so it takes no part in what needs a clone.
-    StdBTreeMap,
+    StdBTree,
 }
 
 /// Nanoseconds per row or update, and resident bytes per row.
@@ -133,10 +133,10 @@ trait Map: Default {
 
 fn measure(subject: Subject, rows: usize) -> anyhow::Result<Figures> {
     match subject {
-        Subject::ImblOrdMap => measure_map::<imbl::OrdMap<RowKey, Usage>>(rows),
-        Subject::RpdsRedBlackTreeMap => measure_map::<rpds::RedBlackTreeMapSync<RowKey, Usage>>(rows),
-        Subject::RpdsHashTrieMap => measure_map::<rpds::HashTrieMapSync<RowKey, Usage>>(rows),
-        Subject::StdBTreeMap => measure_map::<BTreeMap<RowKey, Usage>>(rows),
+        Subject::ImblOrd => measure_map::<imbl::OrdMap<RowKey, Usage>>(rows),
+        Subject::RpdsRedBlack => measure_map::<rpds::RedBlackTreeMapSync<RowKey, Usage>>(rows),
+        Subject::RpdsHashTrie => measure_map::<rpds::HashTrieMapSync<RowKey, Usage>>(rows),
+        Subject::StdBTree => measure_map::<BTreeMap<RowKey, Usage>>(rows),
     }
 }
 

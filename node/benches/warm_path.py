@@ -14,14 +14,11 @@ import subprocess
 from pathlib import Path
 
 from support import report
-from support.muster import Muster, binary
+from support.muster import Muster, bench_binary
 from support.scope import Scope, wait_for
 from support.web import answers
 
 FUNCTION = "warm"
-# A function that does next to nothing: it answers 64 bytes.
-ENVIRONMENT = {"MODE": "big"}
-QUERY = "?bytes=64"
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 NGINX = """
@@ -75,7 +72,7 @@ def start_nginx(scope, upstream):
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     scope.start("nginx", [program, "-c", directory / "nginx.conf", "-p", directory])
     address = f"127.0.0.1:{port}"
-    wait_for("nginx answers", lambda: answers(address, "/" + QUERY))
+    wait_for("nginx answers", lambda: answers(address, "/"))
     return address
 
 
@@ -110,8 +107,7 @@ def main():
     with Scope() as scope:
         muster = Muster(scope).start()
         spec = {
-            "command": [str(binary("faulty"))],
-            "env": ENVIRONMENT,
+            "command": [str(bench_binary("hello"))],
             "concurrency": 64,
             "scaling": {"min": 1, "max": 1},
             "usage_durability": arguments.durability,
@@ -123,10 +119,10 @@ def main():
         # Remote is a follower that is not the host, so that no leader's work is in it.
         leader = muster.leader()
         remote = next(n for n in muster.ids if n not in (host, leader))
-        url = lambda n: f"http://{muster.http[n]}/function/{FUNCTION}{QUERY}"
+        url = lambda n: f"http://{muster.http[n]}/function/{FUNCTION}"
         paths = {
-            "direct": (f"http://127.0.0.1:{upstream}/{QUERY}", None),
-            "nginx": (f"http://{start_nginx(scope, upstream)}/{QUERY}", None),
+            "direct": (f"http://127.0.0.1:{upstream}/", None),
+            "nginx": (f"http://{start_nginx(scope, upstream)}/", None),
             "muster-local": (url(host), muster.key),
             "muster-remote": (url(remote), muster.key),
         }
