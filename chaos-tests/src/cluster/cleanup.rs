@@ -73,7 +73,7 @@ impl Drop for Guard {
 
 /// Processes that belong to the cluster in `dir`: its configuration or data is among their
 /// arguments, or they work in its folder, as instances do.
-pub(super) fn processes_of(dir: &Path) -> Vec<u32> {
+pub fn processes_of(dir: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let inside = dir.as_os_str().as_encoded_bytes();
     let belongs = |pid: &u32| {
@@ -130,8 +130,23 @@ pub(super) fn remove_containers_of(cluster: &str) -> Result<(), String> {
     }
 }
 
-/// The ids of what carries the cluster's label.
-pub(super) fn listed(list: &[&str], cluster: &str) -> Result<Vec<String>, String> {
+/// The ids of the containers with a cluster's label, those that have ended too.
+///
+/// # Errors
+/// What Docker says instead.
+pub fn containers_of(cluster: &str) -> Result<Vec<String>> {
+    listed(&["ps", "--all"], cluster).map_err(anyhow::Error::msg)
+}
+
+/// The ids of the networks with a cluster's label.
+///
+/// # Errors
+/// What Docker says instead.
+pub fn networks_of(cluster: &str) -> Result<Vec<String>> {
+    listed(&["network", "ls"], cluster).map_err(anyhow::Error::msg)
+}
+
+fn listed(list: &[&str], cluster: &str) -> Result<Vec<String>, String> {
     let filter = format!("label=muster.cluster={cluster}");
     let answer = docker(list, &["--quiet".into(), "--no-trunc".into(), "--filter".into(), filter])?;
     Ok(answer.lines().map(str::to_owned).collect())

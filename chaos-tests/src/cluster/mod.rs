@@ -21,23 +21,23 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use http::Method;
 use muster_api::CreateKey;
 use muster_client::{Client, Key, Options};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+pub use cleanup::{containers_of, networks_of, processes_of};
 pub use invoke::{Answer, Entry, send};
 pub use proxy::{Link, Proxy};
 pub use settings::{Engine, Settings};
-pub use turn::CLUSTERS_MAX;
+pub use turn::{CLUSTERS_MAX, Turn};
 
 use crate::wait::{Hopeless, until};
 use cleanup::{CLUSTER_ID_FILE, Guard};
 use node::Node;
 use settings::{Address, ROOT_KEY_FILE, SECRET_FILE};
-use turn::Turn;
 
 /// A debug build on a busy machine takes a few seconds.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -318,13 +318,12 @@ impl Cluster {
     /// # Errors
     /// Where Docker does not answer.
     pub fn containers(&self) -> Result<BTreeSet<String>> {
-        let listed = cleanup::listed(&["ps", "--all"], &self.id).map_err(|error| anyhow!(error))?;
-        Ok(listed.into_iter().collect())
+        Ok(containers_of(&self.id)?.into_iter().collect())
     }
 
     /// The processes that belong to the cluster: nodes and their instances.
     pub fn processes(&self) -> Vec<u32> {
-        cleanup::processes_of(self.dir.path())
+        processes_of(self.dir.path())
     }
 
     async fn spawn(settings: &Settings) -> Result<Self> {

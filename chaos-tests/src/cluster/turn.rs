@@ -17,13 +17,17 @@ const POLL: Duration = Duration::from_millis(50);
 /// A turn to run a cluster; whoever drops it lets another go on. The kernel drops it for a process
 /// that dies.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
+    slot: usize,
     _lock: File,
 }
 
 impl Turn {
     /// Waits for as long as it takes: others' tests have deadlines of their own.
-    pub(super) async fn take() -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where the locks cannot be made.
+    pub async fn take() -> Result<Self> {
         let dir = programs::shared_dir()?;
         loop {
             for slot in 0..CLUSTERS_MAX {
@@ -31,7 +35,7 @@ impl Turn {
                 let open = File::options().create(true).truncate(false).write(true).open(&path);
                 let lock = open.with_context(|| format!("cannot open {}", path.display()))?;
                 match lock.try_lock() {
-                    Ok(()) => return Ok(Turn { _lock: lock }),
+                    Ok(()) => return Ok(Turn { slot, _lock: lock }),
                     Err(std::fs::TryLockError::WouldBlock) => {}
                     Err(std::fs::TryLockError::Error(error)) => {
                         return Err(error).with_context(|| format!("cannot lock {}", path.display()));
@@ -40,5 +44,9 @@ impl Turn {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+    /// Which of the [`CLUSTERS_MAX`] turns it is, from 0: tells those of the same time apart.
+    pub fn slot(&self) -> usize {
+        self.slot
     }
 }
