@@ -65,6 +65,19 @@ impl Shelf {
     }
 
     async fn load(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
+        match self.read().await {
+            // A save that is about to end has removed the old snapshot and does not tell of the new one
+            // before that is durable. An error here would end this node's part in the log, so it
+            // must not come of that: who holds the lock sees no save.
+            Err(_) => {
+                let _no_save = self.newest.lock().await;
+                self.read().await
+            }
+            found => found,
+        }
+    }
+
+    async fn read(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
         let store = self.store.clone();
         let loaded = blocking(move || store.load()).await.map_err(|e| read_error(None, &e))?;
         let Some(muster_storage::Snapshot { meta, data }) = loaded else { return Ok(None) };
@@ -129,4 +142,41 @@ fn write_error<E: std::error::Error + 'static>(meta: &SnapshotMeta, error: &E) -
 
 fn read_error<E: std::error::Error + 'static>(meta: Option<&SnapshotMeta>, error: &E) -> StorageError {
     StorageIOError::read_snapshot(meta.map(SnapshotMeta::signature), openraft::AnyError::new(error)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::ids::NodeId;
+    use muster_storage::{Options, Store};
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_snapshot_can_be_read_while_the_next_is_saved() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(dir.path(), Options::default()).expect("a fresh store opens");
+        let shelf = Arc::new(Shelf::new(store.snapshots()));
+        let meta = |index| SnapshotMeta {
+            last_log_id: Some(LogId::new(CommittedLeaderId::new(1, NodeId(1)), index)),
+            ..SnapshotMeta::default()
+        };
+        shelf.save(&meta(0), Arc::from([0; 100])).await.expect("saved");
+        let saving = tokio::spawn({
+            let shelf = Arc::clone(&shelf);
+            async move {
+                for index in 1..=100 {
+                    shelf.save(&meta(index), Arc::from([0; 100])).await.expect("saved");
+                }
+            }
+        });
+        let mut last = None;
+        while !saving.is_finished() {
+            let (meta, _) = shelf.load().await.expect("readable").expect("there is always one");
+            assert!(meta.last_log_id >= last, "an older one came back");
+            last = meta.last_log_id;
+        }
+        saving.await.expect("saving does not panic");
+        tokio::task::spawn_blocking(move || store.close()).await.expect("closed");
+    }
 }
