@@ -206,8 +206,13 @@ fn unanswered(error: &reqwest::Error) -> Outcome {
         return Outcome::new(Verdict::Refused).detail("could not connect");
     }
     let hung = error.is_timeout();
-    let text = format!("{:#}", anyhow::anyhow!("{error:?}"));
-    Outcome { hung, ..Outcome::new(Verdict::Unknown).detail(cut(&text)) }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    // Whether the answer had begun to arrive.
+    let when = if error.is_decode() || error.is_body() { "in the answer" } else { "before the answer" };
+    Outcome { hung, ..Outcome::new(Verdict::Unknown).detail(cut(&format!("{when}: {cause}"))) }
 }
 
 fn detail(answer: &Answer) -> String {

@@ -13,6 +13,8 @@ use crate::Cluster;
 /// Shorter than the shortest pause: the node must be seen not to answer while it is paused.
 const ASK_LIMIT: Duration = Duration::from_millis(120);
 
+const ASKED_MAX: usize = 3;
+
 pub(super) struct Pause;
 
 #[async_trait]
@@ -27,8 +29,14 @@ impl Fault for Pause {
 
     async fn strike(&self, cluster: &Cluster, node: u64) -> Result<bool> {
         cluster.pause(node)?;
-        let answer = cluster.request(node, Method::GET, "/livez", None).timeout(ASK_LIMIT).send().await;
-        Ok(answer.is_err_and(|error| error.is_timeout()))
+        // What was under way when the signal came may still be answered.
+        for _ in 0..ASKED_MAX {
+            let answer = cluster.request(node, Method::GET, "/livez", None).timeout(ASK_LIMIT).send().await;
+            if answer.is_err_and(|error| error.is_timeout()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn mend(&self, cluster: &Cluster, node: u64) -> Result<()> {

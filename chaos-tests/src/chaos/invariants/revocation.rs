@@ -27,13 +27,11 @@ impl Invariant for Revocation {
         let changes = changes(run);
         let bound_us = run.bounds.revocation_ms * 1_000;
         let mut excused = 0;
+        let mut latest_us = 0;
         for entry in &run.entries {
             let (Op::Invoke { caller, .. }, Some(outcome)) = (&entry.op, entry.outcome()) else { continue };
             let Some(changes) = changes.get(caller.as_str()) else { continue };
             let Some(revoked_us) = revoked_at(changes, entry) else { continue };
-            if entry.begin_us < revoked_us + bound_us {
-                continue;
-            }
             finding.examined += 1;
             let admitted = match outcome.verdict {
                 Verdict::Done | Verdict::Failed => true,
@@ -41,6 +39,10 @@ impl Invariant for Revocation {
                 Verdict::Refused | Verdict::Skipped => false,
             };
             if !admitted {
+                continue;
+            }
+            latest_us = latest_us.max(entry.begin_us - revoked_us);
+            if entry.begin_us < revoked_us + bound_us {
                 continue;
             }
             let until_us = entry.end_us().unwrap_or(entry.begin_us);
@@ -58,6 +60,10 @@ impl Invariant for Revocation {
                 outcome.detail
             ));
         }
+        finding.notes.push(format!(
+            "the latest admission began {} ms after an acknowledged revocation",
+            latest_us / 1_000
+        ));
         finding.notes.push(format!("{excused} admitted late by nodes that had suffered a fault since"));
         finding
     }
