@@ -1,7 +1,5 @@
 //! Invoking through any node: who may, what comes back, and what a stopping node still finishes.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
-
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
