@@ -114,6 +114,9 @@ pub struct Outcome {
     /// The client gave up waiting: neither an answer nor an error came.
     #[serde(default, skip_serializing_if = "is_false")]
     pub hung: bool,
+    /// The answer had begun to arrive before it broke off: its status could no longer change.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cut: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
@@ -135,6 +138,7 @@ impl Outcome {
             host: None,
             cold_start: false,
             hung: false,
+            cut: false,
             detail: String::new(),
         }
     }

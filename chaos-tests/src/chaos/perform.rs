@@ -210,18 +210,18 @@ fn unanswered(error: &reqwest::Error) -> Outcome {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    // Whether the answer had begun to arrive.
-    let when = if error.is_decode() || error.is_body() { "in the answer" } else { "before the answer" };
-    Outcome { hung, ..Outcome::new(Verdict::Unknown).detail(cut(&format!("{when}: {cause}"))) }
+    let cut = error.is_decode() || error.is_body();
+    let when = if cut { "in the answer" } else { "before the answer" };
+    Outcome { hung, cut, ..Outcome::new(Verdict::Unknown).detail(shortened(&format!("{when}: {cause}"))) }
 }
 
 fn detail(answer: &Answer) -> String {
     match &answer.problem {
-        Some(problem) => cut(&format!("{}: {}", problem.title, problem.detail)),
-        None => cut(&String::from_utf8_lossy(&answer.body)),
+        Some(problem) => shortened(&format!("{}: {}", problem.title, problem.detail)),
+        None => shortened(&String::from_utf8_lossy(&answer.body)),
     }
 }
 
-fn cut(text: &str) -> String {
+fn shortened(text: &str) -> String {
     text.chars().take(DETAIL_MAX).collect()
 }

@@ -33,7 +33,9 @@ impl Invariant for Outcomes {
                 continue;
             }
             finding.examined += 1;
-            let disturbed = run.disturbed(entry.node, entry.begin_us, *end_us, AFTERMATH_US);
+            let suffers = |node| run.disturbed(node, entry.begin_us, *end_us, AFTERMATH_US);
+            // The host of an answer that was cut is not known, and its entry can only cut it too.
+            let disturbed = suffers(entry.node) || outcome.cut && (1..=run.plan.nodes).any(suffers);
             for problem in problems(run, entry, *end_us, outcome, disturbed) {
                 let detail = &outcome.detail;
                 finding.violate(format!(
@@ -124,6 +126,7 @@ mod tests {
             Op::Invoke { function: "fragile".into(), caller: "user-a".into(), work_ms: 0, mode: Mode::Hang };
         let root = || put("f", 1);
         let hung = Outcome { hung: true, ..unknown() };
+        let cut = Outcome { cut: true, ..unknown() };
         for (name, op, took_ms, outcome, faulty, good) in [
             ("answered", ok(), 5, answered(), false, true),
             ("nowhere", ok(), 5, done(), false, false),
@@ -133,6 +136,8 @@ mod tests {
             ("an error that says too little", ok(), 5, failed(502, None), false, false),
             ("broke off", ok(), 5, unknown(), false, false),
             ("broke off as its node was killed", ok(), 5, unknown(), true, true),
+            ("cut off by its host's end", ok(), 5, cut.clone(), true, true),
+            ("cut off by nobody", ok(), 5, cut, false, false),
             ("truncated by the function", truncate(), 5, unknown(), false, true),
             ("hung", ok(), 11_000, hung.clone(), false, false),
             ("truncated and hung", truncate(), 11_000, hung, false, false),
