@@ -66,7 +66,9 @@ fn root_key(path: &Path) -> anyhow::Result<String> {
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         writeln!(file, "{key}")?;
         file.sync_all()?;
-        fs::rename(&partial, path)
+        fs::rename(&partial, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     write().with_context(|| format!("cannot write the root key to {}", path.display()))?;
     Ok(key)

@@ -7,7 +7,7 @@
 
 use crate::functions::Payer;
 use crate::ids::AccountName;
-use crate::instances::{Instance, Trigger};
+use crate::instances::{Instance, Phase, Trigger};
 use crate::ledger::InstanceTime;
 use crate::units::{Hour, Millis, Timestamp};
 
@@ -46,7 +46,9 @@ pub fn charges(instance: &Instance, until: Timestamp) -> Vec<Charge> {
 pub fn burst_charges(instance: &Instance, ended_at: Timestamp) -> Vec<Charge> {
     let caused = matches!(instance.cause.trigger, Trigger::Queued | Trigger::Utilization);
     let Some(ready_at) = instance.ready_at else { return Vec::new() };
-    if !caused || ended_at.since(ready_at) >= SHORT_LIVED {
+    // One that failed or was lost with its node was not scaled back: nobody's burst is to blame.
+    let scaled_back = instance.phase == Phase::Stopped;
+    if !caused || !scaled_back || ended_at.since(ready_at) >= SHORT_LIVED {
         return Vec::new();
     }
     let weights: Vec<u64> = instance.cause.accounts.iter().map(|(_, n)| u64::from(*n)).collect();

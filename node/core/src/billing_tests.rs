@@ -76,7 +76,9 @@ fn callers_pay_by_busy_time_and_the_owner_for_what_nobody_called() {
 
 #[test]
 fn only_short_lived_bursts_charge_startup_to_their_causes() {
-    let burst = instance(0, Some(400), Payer::Owner, &[]);
+    let mut burst = instance(0, Some(400), Payer::Owner, &[]);
+    assert_eq!(burst_charges(&burst, Timestamp(1000)), [], "not scaled back");
+    burst.phase = Phase::Stopped;
     let rows: Vec<_> = burst_charges(&burst, Timestamp(1000))
         .into_iter()
         .map(|c| (c.account, c.time.burst_startup_millis))

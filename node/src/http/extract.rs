@@ -51,6 +51,11 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let key = bearer(&parts.headers)?;
+        if !parts.method.is_safe() && !app.consensus.has_quorum() {
+            // Cut off from the others, this node cannot know whom they have revoked; and a change let
+            // in here could be committed once it is back.
+            app.consensus.linearize().await?;
+        }
         match authenticate(app, key) {
             // The key may have been made through another node a moment ago.
             Err(ApiError::BadKey(muster_core::accounts::Unauthenticated::Unknown)) => {
