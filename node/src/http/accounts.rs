@@ -33,7 +33,13 @@ pub(super) async fn create(
         api::Role::Admin => accounts::Role::Admin,
     };
     propose(&app, Command::Create { name: name.clone(), role }).await?;
-    Ok((StatusCode::CREATED, Json(read(&app, &name, convert::account)?)))
+    let account = read(&app, &name, convert::account).unwrap_or_else(|_gone| {
+        // Somebody has deleted it since. It was created all the same, and "not found" would deny that.
+        let created_at = app.consensus.with_state(|state| state.clock);
+        let bare = Account { role, created_at, keys: Default::default(), grants: Default::default() };
+        convert::account(name.as_str(), &bare)
+    });
+    Ok((StatusCode::CREATED, Json(account)))
 }
 
 pub(super) async fn list(

@@ -2,7 +2,7 @@
 
 use muster_api as api;
 use muster_core::functions::{self, Function, InvalidSpec, ScalingPolicy, Source, Spec};
-use muster_core::ids::{FunctionName, InstanceId};
+use muster_core::ids::{AccountName, FunctionName, InstanceId};
 use muster_core::instances::{DecidedAction, Decision, Instance, Phase, Trigger};
 use muster_core::units::{Millis, Timestamp};
 use muster_core::{ClusterState, accounts, nodes};
@@ -143,6 +143,28 @@ pub(crate) fn function(state: &ClusterState, name: &FunctionName, function: &Fun
         },
         last_failure: failing.then(|| health.last_reason.clone()),
         retry_at: failing.then(|| time(health.retry_at())),
+    }
+}
+
+/// A function that was put and is gone again: what is known of it from the change itself.
+pub(crate) fn deleted_function(
+    name: &FunctionName,
+    owner: &AccountName,
+    version: u64,
+    put_at: Timestamp,
+    spec: api::FunctionSpec,
+) -> api::Function {
+    api::Function {
+        name: name.to_string(),
+        owner: owner.to_string(),
+        version,
+        created_at: time(put_at),
+        changed_at: time(put_at),
+        spec,
+        instances: api::InstanceCounts::default(),
+        health: "ok".to_owned(),
+        last_failure: None,
+        retry_at: None,
     }
 }
 

@@ -28,13 +28,20 @@ pub(super) async fn put(
     let spec = convert::spec_from_api(spec).map_err(Rejection::Invalid)?;
     must_manage(&app, &caller, &name).await?;
     let change = ChangeId(random::id());
+    let given = convert::spec_to_api(&spec);
     let command = Command::Put { name: name.clone(), spec, owner: caller.account.clone(), change };
     let reply = app.consensus.propose(muster_core::Command::Functions(command)).await??;
-    let status = match reply {
-        Reply::Put { outcome: PutOutcome::Created, .. } => StatusCode::CREATED,
-        _ => StatusCode::OK,
+    let (status, version) = match reply {
+        Reply::Put { outcome: PutOutcome::Created, version } => (StatusCode::CREATED, version),
+        Reply::Put { version, .. } => (StatusCode::OK, version),
+        _ => unreachable!("a put function answers with its version"),
     };
-    Ok((status, Json(shown(&app.consensus.state().state, &name)?)))
+    let published = app.consensus.state();
+    let function = shown(&published.state, &name).unwrap_or_else(|_gone| {
+        // Somebody has deleted it since. It was put all the same, and "not found" would deny that.
+        convert::deleted_function(&name, &caller.account, version, published.state.clock, given)
+    });
+    Ok((status, Json(function)))
 }
 
 pub(super) async fn get(
