@@ -72,10 +72,17 @@ pub(crate) fn still_admitted(
 /// launched: waiting would be in vain.
 pub(crate) fn crash_loop(state: &ClusterState, function: &FunctionName, now: Timestamp) -> Option<Failure> {
     let health = &state.functions.get(function.as_str())?.health;
-    let pause = health.retry_at().since(now);
-    if !health.is_crash_loop() || pause.0 == 0 || has_wanted(state, function) {
+    let pausing = health.retry_at().since(now).0 > 0;
+    if health.is_crash_loop() && pausing { fails_to_start(state, function, now) } else { None }
+}
+
+/// The answer where the last launches failed, be they few, and no other is under way.
+fn fails_to_start(state: &ClusterState, function: &FunctionName, now: Timestamp) -> Option<Failure> {
+    let health = &state.functions.get(function.as_str())?.health;
+    if health.consecutive_failures == 0 || has_wanted(state, function) {
         return None;
     }
+    let pause = health.retry_at().since(now);
     let detail = format!(
         "function `{function}` fails to start: {}; {} failures in a row; next attempt in {}.{} s",
         health.last_reason,
@@ -83,11 +90,14 @@ pub(crate) fn crash_loop(state: &ClusterState, function: &FunctionName, now: Tim
         pause.0 / 1000,
         pause.0 % 1000 / 100,
     );
-    Some(Failure::not_started(Kind::CrashLoop, detail).retry_after(pause.0.div_ceil(1000)))
+    Some(Failure::not_started(Kind::CrashLoop, detail).retry_after(pause.0.div_ceil(1000).max(1)))
 }
 
 /// The answer for a request that found no slot by its deadline.
 pub(crate) fn overdue(state: &ClusterState, function: &FunctionName) -> Failure {
+    if let Some(failure) = fails_to_start(state, function, now()) {
+        return failure;
+    }
     let mut decisions = state.instances.decisions().iter().rev();
     let last = decisions.find(|(_, decision)| decision.function == *function);
     match last {
