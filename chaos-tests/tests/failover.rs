@@ -279,6 +279,8 @@ async fn a_follower_that_lags_by_a_second_holds_nobody_up_and_converges() {
         client.put_function(&format!("slow-{turn}"), &functions::command("/nowhere")).await.unwrap();
     }
     assert!(began.elapsed() < SOON, "50 writes took {:?}: they wait for the laggard", began.elapsed());
+    let applied = (cluster.applied(leader).await.unwrap(), cluster.applied(laggard).await.unwrap());
+    assert!(applied.0 > applied.1, "the laggard has kept up: {applied:?}");
     slowly(Link::Open);
     cluster.converged(SOON).await.unwrap();
 
@@ -307,7 +309,10 @@ async fn a_follower_that_lags_by_a_second_holds_nobody_up_and_converges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_behind_a_purged_log_is_brought_up_by_a_snapshot() {
-    let settings = Settings::default().set("raft.snapshot_after_entries", 40).set("raft.keep_entries", 5);
+    let settings = Settings::default()
+        .set("raft.snapshot_after_entries", 40)
+        .set("raft.keep_entries", 5)
+        .log("info,openraft=off,openraft::engine=info");
     let cluster = Cluster::start(settings).await.unwrap();
     let key = cluster.key_for("alice").await.unwrap();
     let leader = cluster.leader().await.unwrap();
@@ -320,8 +325,11 @@ async fn a_follower_behind_a_purged_log_is_brought_up_by_a_snapshot() {
         client.put_function(&format!("f-{turn}"), &functions::command("/nowhere")).await.unwrap();
         turn += 1;
     }
+    let installed = "install_full_snapshot";
+    assert!(!cluster.log(absent).contains(installed), "until now it was fed from the log");
     cluster.restart(absent).await.unwrap();
     cluster.converged(SOON).await.unwrap();
+    assert!(cluster.log(absent).contains(installed), "what it missed is not in the log any more");
     let functions: Vec<muster_api::Function> =
         cluster.get(absent, "/v1/functions?consistency=local").await.unwrap();
     assert_eq!(functions.len(), turn);
