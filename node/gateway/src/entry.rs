@@ -219,6 +219,12 @@ enum Way {
 
 impl Call<'_> {
     async fn serve(&self) -> Result<Response<Answer>, Failure> {
+        let mut earlier = None;
+        self.serve_again(&mut earlier).await.map_err(|failure| failure.after(earlier))
+    }
+
+    /// `earlier` is what is known of runs before the one that decides.
+    async fn serve_again(&self, earlier: &mut Option<InvocationState>) -> Result<Response<Answer>, Failure> {
         let mut waiting_since = None;
         let mut may_guess = matches!(self.payload, Payload::Whole(_));
         let mut runs = 0;
@@ -236,8 +242,11 @@ impl Call<'_> {
             };
             let safe = match failure.state {
                 InvocationState::NotStarted => true,
-                InvocationState::Started | InvocationState::Unknown => {
+                state @ (InvocationState::Started | InvocationState::Unknown) => {
                     runs += 1;
+                    if *earlier != Some(InvocationState::Started) {
+                        *earlier = Some(state);
+                    }
                     may_retry
                 }
             };

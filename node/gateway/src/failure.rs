@@ -133,6 +133,15 @@ impl Failure {
         Failure { kind, state, detail: detail.into(), retry_after_s: None, place: None }
     }
 
+    /// The same failure of an invocation that had been run before: it did start, whatever this last
+    /// attempt saw.
+    pub(crate) fn after(mut self, earlier: Option<InvocationState>) -> Self {
+        if let (InvocationState::NotStarted, Some(earlier)) = (self.state, earlier) {
+            self.state = earlier;
+        }
+        self
+    }
+
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
@@ -176,6 +185,21 @@ mod tests {
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind.index(), index, "{kind:?}");
             assert!(kind.status().is_client_error() || kind.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_a_run_does_not_say_that_nothing_ran() {
+        use InvocationState::{NotStarted, Started, Unknown};
+        for (last, earlier, state) in [
+            (NotStarted, None, NotStarted),
+            (NotStarted, Some(Started), Started),
+            (NotStarted, Some(Unknown), Unknown),
+            (Unknown, Some(Started), Unknown),
+        ] {
+            let mut failure = Failure::not_started(Kind::Unauthenticated, "revoked");
+            failure.state = last;
+            assert_eq!(failure.after(earlier).state, state, "{last:?} after {earlier:?}");
         }
     }
 }
