@@ -113,6 +113,10 @@ pub struct Evidence {
     /// Strikes that found no node to hit.
     pub missed: Vec<String>,
     pub samples: Vec<Sample>,
+    /// When the machine itself stood still: a write to disk, or a timer, of this program took long.
+    pub stalls: Vec<(u64, u64)>,
+    /// Until when operations were sent without rest.
+    pub busy_until_us: u64,
     pub liveness: Vec<Liveness>,
     pub finals: Finals,
 }
@@ -170,6 +174,8 @@ pub(crate) mod tests {
             windows: Vec::new(),
             missed: Vec::new(),
             samples: Vec::new(),
+            stalls: Vec::new(),
+            busy_until_us: u64::MAX,
             liveness: Vec::new(),
             finals: Finals::default(),
         }

@@ -80,10 +80,11 @@ async fn on(
     let hosts: Vec<muster_api::Node> = cluster.get(1, "/v1/nodes").await?;
     let version = hosts.first().map(|host| host.version.clone()).unwrap_or_default();
 
-    let workload = Workload::start(&stage, &plan);
+    let workload = Workload::start(&stage, &plan, &cluster.dir().join("scratch"))?;
     let nemesis = nemesis::run(Arc::clone(cluster), Arc::clone(&stage.recorder), &plan);
     let (felt, ()) = tokio::join!(nemesis, tokio::time::sleep(Duration::from_secs(plan.seconds)));
-    let samples = workload.stop().await?;
+    let busy_until_us = stage.recorder.now_us();
+    let seen = workload.stop().await?;
     let felt = felt?;
     stage.recorder.note("everything is mended")?;
 
@@ -96,7 +97,9 @@ async fn on(
         entries: stage.recorder.entries(),
         windows: felt.windows,
         missed: felt.missed,
-        samples,
+        samples: seen.samples,
+        stalls: seen.stalls,
+        busy_until_us,
         liveness,
         finals,
     })

@@ -1,5 +1,8 @@
 //! Workers that carry out their steps, probes that write without rest, and watchers of who leads.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +27,11 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 const SAMPLE_LIMIT: Duration = Duration::from_millis(250);
 /// Samples kept: an hour of three nodes.
 const SAMPLES_MAX: usize = 25_000;
+
+const STALL_EVERY: Duration = Duration::from_millis(100);
+/// A disk or a scheduler that takes longer is not fit to measure recovery with.
+const STALL_MIN_US: u64 = 300_000;
+const STALLS_MAX: usize = 100_000;
 
 /// What all parts of a run share.
 #[derive(Clone, Debug)]
@@ -53,34 +61,47 @@ impl Stage {
 pub struct Workload {
     stop: CancellationToken,
     tasks: JoinSet<Result<()>>,
-    samples: Arc<Mutex<Vec<Sample>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was seen beside the operations.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub samples: Vec<Sample>,
+    pub stalls: Vec<(u64, u64)>,
 }
 
 impl Workload {
-    pub fn start(stage: &Stage, plan: &Plan) -> Self {
+    /// Starts everything; `scratch` is a file on the disk that the nodes use.
+    ///
+    /// # Errors
+    /// Where that file cannot be made.
+    pub fn start(stage: &Stage, plan: &Plan, scratch: &Path) -> Result<Self> {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let samples = Arc::default();
+        let seen = Arc::default();
+        let scratch = File::create(scratch).context("cannot make a scratch file")?;
+        tasks.spawn(watch_machine(stage.clone(), scratch, Arc::clone(&seen), stop.clone()));
         for worker in 0..plan.workers {
             tasks.spawn(work(stage.clone(), plan.clone(), worker, stop.clone()));
         }
         for node in 1..=plan.nodes {
             tasks.spawn(probe(stage.clone(), plan.workers + node, node, stop.clone()));
-            tasks.spawn(sample(stage.clone(), node, Arc::clone(&samples), stop.clone()));
+            tasks.spawn(sample(stage.clone(), node, Arc::clone(&seen), stop.clone()));
         }
-        Workload { stop, tasks, samples }
+        Ok(Workload { stop, tasks, seen })
     }
 
     /// Lets what is under way end.
     ///
     /// # Errors
     /// Where a worker had to give up.
-    pub async fn stop(mut self) -> Result<Vec<Sample>> {
+    pub async fn stop(mut self) -> Result<Seen> {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.context("a worker panicked")??;
         }
-        Ok(std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -108,12 +129,7 @@ async fn probe(stage: Stage, worker: u64, node: u64, stop: CancellationToken) ->
     Ok(())
 }
 
-async fn sample(
-    stage: Stage,
-    node: u64,
-    samples: Arc<Mutex<Vec<Sample>>>,
-    stop: CancellationToken,
-) -> Result<()> {
+async fn sample(stage: Stage, node: u64, seen: Arc<Mutex<Seen>>, stop: CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
         let path = "/v1/cluster?consistency=local";
         let request = stage.cluster.request(node, Method::GET, path, Some(stage.cluster.root_key()));
@@ -121,12 +137,39 @@ async fn sample(
         // A node that does not answer leaves a gap, which tells as much.
         if let Ok(view) = view.await {
             let (at_us, leader, term) = (stage.recorder.now_us(), view.leader, view.term);
-            let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
-            if samples.len() < SAMPLES_MAX {
-                samples.push(Sample { at_us, node, leader, term });
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.samples.len() < SAMPLES_MAX {
+                seen.samples.push(Sample { at_us, node, leader, term });
             }
         }
         rest(&stop, SAMPLE_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Writes and syncs now and then: where that stands still, so does every node's log.
+async fn watch_machine(
+    stage: Stage,
+    scratch: File,
+    seen: Arc<Mutex<Seen>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let scratch = Arc::new(scratch);
+    while !stop.is_cancelled() {
+        let begin_us = stage.recorder.now_us();
+        let file = Arc::clone(&scratch);
+        let write = move || (&*file).write_all(b"x").and_then(|()| file.sync_data());
+        tokio::task::spawn_blocking(write).await.context("a write panicked")?.context("cannot write")?;
+        let timer_us = stage.recorder.now_us();
+        rest(&stop, STALL_EVERY).await;
+        let late_us = stage.recorder.now_us().saturating_sub(timer_us + 100_000);
+        let took_us = timer_us - begin_us;
+        if took_us.max(late_us) > STALL_MIN_US {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.stalls.len() < STALLS_MAX {
+                seen.stalls.push((begin_us, stage.recorder.now_us()));
+            }
+        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! While a majority of the nodes suffers nothing, writes go on: the cluster is without an
-//! acknowledged write for at most the bound.
+//! acknowledged write for at most the bound. Times in which the machine itself stood still do not
+//! count, nor those in which nobody wrote.
 
 use super::super::evidence::Evidence;
 use super::super::op::Verdict;
@@ -24,7 +25,10 @@ impl Invariant for Recovery {
         let mut writes: Vec<u64> = run.entries.iter().filter(written).filter_map(|e| e.end_us()).collect();
         writes.sort_unstable();
         let bound_us = run.bounds.recovery_ms * 1_000;
-        let lost = run.without_quorum();
+        let mut lost = run.without_quorum();
+        lost.extend(&run.stalls);
+        lost.push((run.busy_until_us, u64::MAX));
+        lost.sort_unstable();
         for pair in writes.windows(2) {
             let waits = undisturbed(pair[0], pair[1], &lost);
             if let Some((begin, end)) = waits.iter().find(|(begin, end)| end - begin > bound_us) {
@@ -34,6 +38,10 @@ impl Invariant for Recovery {
                     seconds(*end)
                 ));
             }
+        }
+        let stalled_ms = run.stalls.iter().map(|(begin, end)| (end - begin) / 1_000).sum::<u64>();
+        if stalled_ms > 0 {
+            finding.notes.push(format!("the machine stood still for {stalled_ms} ms in all"));
         }
         for window in &run.windows {
             finding.examined += 1;
@@ -103,6 +111,11 @@ mod tests {
             push(&mut run, 3_000, Some((12_000, unknown())), put("f", 7));
             run.windows = windows;
             assert_eq!(Recovery.check(&run).holds(), good, "{name}");
+            run.stalls.push((2_000_000, 6_000_000));
+            assert!(Recovery.check(&run).holds(), "{name}, and the machine stood still");
+            run.stalls.clear();
+            run.busy_until_us = 1_000_000;
+            assert!(Recovery.check(&run).holds(), "{name}, and nobody wrote");
         }
     }
 }
