@@ -70,10 +70,11 @@ def start_nginx(scope, upstream):
     port = scope.port()
     (directory / "nginx.conf").write_text(NGINX.format(dir=directory, upstream=upstream, port=port))
     program = shutil.which("nginx") or "/usr/sbin/nginx"
-    scope.start("nginx", [program, "-c", directory / "nginx.conf", "-p", directory])
+    process = scope.start("nginx", [program, "-c", directory / "nginx.conf", "-p", directory])
     address = f"127.0.0.1:{port}"
     wait_for("nginx answers", lambda: answers(address, "/"))
-    return address
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return address, [process.pid, *map(int, children)]
 
 
 def wrk(url, key, connections, seconds):
@@ -94,6 +95,24 @@ def wrk(url, key, connections, seconds):
         "socket_errors": broken.group(1) if broken else None,
         "load_average": os.getloadavg()[0],
     }
+
+
+def cpu_secs(pids):
+    """User and system time that processes have used so far."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def measure(url, key, pids, connections, seconds):
+    """wrk's figures, and what a request cost the processes on its way in CPU time."""
+    before = cpu_secs(pids)
+    measured = wrk(url, key, connections, seconds)
+    used = cpu_secs(pids) - before
+    measured["cpu_us"] = round(used * 1e6 / (measured["per_second"] * seconds), 1)
+    return measured
 
 
 def main():
@@ -120,20 +139,22 @@ def main():
         leader = muster.leader()
         remote = next(n for n in muster.ids if n not in (host, leader))
         url = lambda n: f"http://{muster.http[n]}/function/{FUNCTION}"
+        nginx, nginx_pids = start_nginx(scope, upstream)
+        host_pid, remote_pid = muster.process[host].pid, muster.process[remote].pid
         paths = {
-            "direct": (f"http://127.0.0.1:{upstream}/", None),
-            "nginx": (f"http://{start_nginx(scope, upstream)}/", None),
-            "muster-local": (url(host), muster.key),
-            "muster-remote": (url(remote), muster.key),
+            "direct": (f"http://127.0.0.1:{upstream}/", None, []),
+            "nginx": (f"http://{nginx}/", None, nginx_pids),
+            "muster-local": (url(host), muster.key, [host_pid]),
+            "muster-remote": (url(remote), muster.key, [host_pid, remote_pid]),
         }
-        for address, key in paths.values():
-            wrk(address, key, 4, 1)
+        for path in paths.values():
+            measure(*path, 4, 1)
         results, rows = {"host_is_leader": host == leader}, []
         for connections in map(int, arguments.connections.split(",")):
             rounds = {name: [] for name in paths}
             for number in range(1, arguments.rounds + 1):
-                for name, (address, key) in paths.items():
-                    measured = wrk(address, key, connections, arguments.seconds)
+                for name, path in paths.items():
+                    measured = measure(*path, connections, arguments.seconds)
                     rounds[name].append(measured)
                     if measured["failed"] or measured["socket_errors"]:
                         report.say(f"{name}: {measured['failed']} failed, {measured['socket_errors']}")
@@ -143,7 +164,7 @@ def main():
             for name, measurements in rounds.items():
                 middle = {
                     field: report.median([m[field] for m in measurements])
-                    for field in ("per_second", "p50_us", "p99_us", "failed")
+                    for field in ("per_second", "p50_us", "p99_us", "cpu_us", "failed")
                 }
                 pairs = list(zip(measurements, rounds["nginx"]))
                 middle["throughput_by_nginx"] = round(report.median([a["per_second"] / b["per_second"] for a, b in pairs]), 2)
@@ -151,11 +172,11 @@ def main():
                 results[f"c{connections}"][name] = middle
                 rows.append(
                     [connections, name, round(middle["per_second"]), f"{middle['p50_us']:.0f} µs",
-                     f"{middle['p99_us']:.0f} µs", middle["throughput_by_nginx"], middle["p50_by_nginx"]]
+                     f"{middle['p99_us']:.0f} µs", f"{middle['cpu_us']:.0f} µs", middle["throughput_by_nginx"], middle["p50_by_nginx"]]
                 )
         report.table(
             f"Warm path, medians of {arguments.rounds} rounds of {arguments.seconds} s",
-            ["connections", "through", "requests/s", "p50", "p99", "requests/s by nginx's", "p50 by nginx's"],
+            ["connections", "through", "requests/s", "p50", "p99", "CPU each", "requests/s by nginx's", "p50 by nginx's"],
             rows,
         )
         run.finish(scope, results)

@@ -62,6 +62,7 @@ class Run:
             "commit": commit(),
             "machine": machine(),
             "fdatasync_p50_ms": fdatasync_p50_ms(scope.dir),
+            "nice": os.environ.get("BENCH_NICE"),
             "load_average": {"before": self.load_before[0], "after": os.getloadavg()[0]},
             "parameters": self.parameters,
             "results": results,
