@@ -1,9 +1,10 @@
 //! `muster-chaos`: breaks a real cluster by a seeded plan and judges what it did meanwhile.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use muster_chaos::Engine;
 use muster_chaos::chaos::evidence::{Bounds, Evidence};
@@ -12,7 +13,7 @@ use muster_chaos::chaos::report::Report;
 use muster_chaos::chaos::{faults, html, recorder, run};
 
 /// Starts a cluster, breaks it by plan under load, and checks what must hold. Status 0: all held;
-/// 1: something did not, or too little was tried; 2: bad usage.
+/// 1: something did not, too little was tried, or the run itself failed; 2: bad usage.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -43,7 +44,7 @@ struct Chaos {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: u64,
     /// Names with commas between them, or `none`.
-    #[arg(long, value_delimiter = ',', default_value = "kill,pause")]
+    #[arg(long, value_delimiter = ',', default_value = "kill,pause", value_parser = fault)]
     faults: Vec<String>,
     #[arg(long, value_enum, default_value_t = EngineName::Process)]
     engine: EngineName,
@@ -86,12 +87,16 @@ fn main() -> ExitCode {
     }
 }
 
+fn fault(name: &str) -> Result<String, String> {
+    if name == "none" || faults::by_name(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let known: Vec<&str> = faults::all().iter().map(|fault| fault.name()).collect();
+    Err(format!("there are {} and none", known.join(", ")))
+}
+
 async fn break_a_cluster(chaos: Chaos) -> Result<bool> {
     let names: Vec<String> = chaos.faults.into_iter().filter(|name| name != "none").collect();
-    for name in &names {
-        let known = || faults::all().iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
-        ensure!(faults::by_name(name).is_some(), "there is no fault `{name}`; there are {}", known());
-    }
     let seed = match chaos.seed {
         Some(seed) => seed,
         // Short enough to be read out.
@@ -117,7 +122,7 @@ async fn break_a_cluster(chaos: Chaos) -> Result<bool> {
     std::fs::write(dir.join("report.txt"), &text).context("cannot write the report")?;
     std::fs::write(dir.join("report.html"), html::page(&evidence, &report))
         .context("cannot write the page")?;
-    println!("{text}\nhistory, logs and report: {}", dir.display());
+    say(&format!("{text}\nhistory, logs and report: {}", dir.display()));
     Ok(report.passed())
 }
 
@@ -125,6 +130,11 @@ fn check(path: &std::path::Path) -> Result<bool> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let evidence: Evidence = serde_json::from_str(&text).context("this is no evidence of a run")?;
     let report = Report::new(&evidence);
-    println!("{}", report.text(&evidence));
+    say(&report.text(&evidence));
     Ok(report.passed())
+}
+
+fn say(text: &str) {
+    // Who stops listening half-way, such as `head`, has heard enough.
+    let _unheard = writeln!(std::io::stdout(), "{text}");
 }
