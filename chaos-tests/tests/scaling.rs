@@ -102,14 +102,14 @@ async fn utilization_brings_instances_up_and_calm_brings_them_down_without_losin
 
     // Under way all the time, through every node, while instances are taken away.
     let calm = callers(&cluster, 1, "elastic?work_ms=40");
-    check_all_answered(&busy.stop().await, 50);
+    check_all_answered(&busy.stop().await, 20);
     let scaled_down = || async {
         let instances = cluster.client().instances(Some("elastic")).await?;
         ensure!(instances.len() == 1, "{instances:?}");
         Ok(())
     };
     until("all but one are brought down", SOON, scaled_down).await.unwrap();
-    check_all_answered(&calm.stop().await, 20);
+    check_all_answered(&calm.stop().await, 5);
     let reasons = decided(&cluster, "elastic", "drain").await;
     assert!(reasons.len() >= 2 && reasons.iter().all(|why| why.contains("utilization")), "{reasons:?}");
 
@@ -157,7 +157,7 @@ async fn scaling_down_again_and_again_under_load_loses_nothing() {
         };
         until("one is enough again", SOON, down).await.unwrap();
     }
-    check_all_answered(&steady.stop().await, 50);
+    check_all_answered(&steady.stop().await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -188,9 +188,14 @@ async fn instance_time_adds_up_whoever_pays() {
     for name in ["owned", "shared"] {
         let rows = used(&cluster, name).await.unwrap();
         let instances = cluster.instances_ever(name).await.unwrap();
-        let mut lived = 0;
+        let (mut lived, mut starting) = (0, 0);
         for instance in &instances {
-            assert_eq!(instance.phase, "stopped", "{instance:?}");
+            assert_eq!(
+                (instance.phase.as_str(), instance.cause.as_str()),
+                ("stopped", "queued"),
+                "{instance:?}"
+            );
+            starting += millis(&instance.launched_at, instance.ready_at.as_deref().unwrap()).unwrap();
             lived += millis(&instance.launched_at, instance.ended_at.as_deref().unwrap()).unwrap();
         }
         let paid: u64 = rows.values().map(|row| row.instance_ms).sum();
@@ -202,17 +207,21 @@ async fn instance_time_adds_up_whoever_pays() {
             "owned" => assert_eq!((part("root"), part("alice"), part("bob")), (lived, 0, 0)),
             _ => {
                 assert_eq!(part("root"), 0, "{rows:?}");
-                let ratio = part("alice") as f64 / part("bob") as f64;
-                assert!(
-                    (2.0..4.0).contains(&ratio),
-                    "alice was three times as busy as bob, and paid {ratio}"
-                );
+                assert!(part("alice") > part("bob") && part("bob") > 0, "{rows:?}");
+                let busy = |account: &str| rows[account].busy_ms;
+                let fair = lived * busy("alice") / (busy("alice") + busy("bob"));
+                // The parts of several instances are split one by one.
+                assert!(instances.len() > 1 || part("alice").abs_diff(fair) <= 1, "not {fair}: {rows:?}");
             }
         }
         let busy: u64 = rows.values().map(|row| row.busy_ms).sum();
-        assert!((1_200..4_000).contains(&busy), "{rows:?}");
-        let caused: u64 = rows.values().map(|row| row.burst_startup_ms).sum();
-        assert!(rows.get("alice").is_some_and(|row| row.burst_startup_ms == caused), "{rows:?}");
+        assert!(busy >= 1_200, "{rows:?}");
+        // Each was launched because someone waited, and brought down soon after.
+        let (startup, burst) = rows
+            .values()
+            .fold((0, 0), |(startup, burst), row| (startup + row.startup_ms, burst + row.burst_startup_ms));
+        assert_eq!((startup, burst), (starting, starting), "{rows:?} {instances:?}");
+        assert_eq!(rows.get("root").map_or(0, |row| row.burst_startup_ms), 0, "root has called nothing");
     }
 }
 
