@@ -27,6 +27,8 @@ pub struct Hosted {
     /// Requests it serves at a time; enforced here.
     pub concurrency: u32,
     pub memory_mb: u64,
+    /// It served before this node was restarted: nobody who waited for it saw a cold start.
+    pub adopted: bool,
 }
 
 /// What an instance did since it was added. The times are cumulative and grow while requests run.
@@ -64,6 +66,7 @@ pub(crate) struct Instance {
     pub(crate) concurrency: u32,
     pub(crate) memory_mb: u64,
     pub(crate) ready_at: Instant,
+    pub(crate) adopted: bool,
     pub(crate) connections: Arc<Connections>,
     /// Cancelled when it is removed: what still runs on it then will never be answered.
     pub(crate) gone: CancellationToken,
@@ -99,6 +102,7 @@ impl Host {
             concurrency: hosted.concurrency,
             memory_mb: hosted.memory_mb,
             ready_at: Instant::now(),
+            adopted: hosted.adopted,
             connections: Connections::new(hosted.addr.to_string(), self.options),
             gone: CancellationToken::new(),
             idle: Notify::new(),

@@ -28,6 +28,7 @@ fn add(host: &Host, id: u64, concurrency: u32) {
         addr: "127.0.0.1:9".parse().unwrap(),
         concurrency,
         memory_mb: 1,
+        adopted: false,
     });
 }
 

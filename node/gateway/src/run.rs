@@ -53,7 +53,8 @@ pub(crate) async fn run(
     message: Message,
 ) -> Result<Response<Answer>, Failure> {
     let instance = Arc::clone(&slot.instance);
-    let cold_start = attempt.waiting_since.is_some_and(|since| since < instance.ready_at);
+    let waited_for_it = attempt.waiting_since.is_some_and(|since| since < instance.ready_at);
+    let cold_start = waited_for_it && !instance.adopted;
     let place = Place { node: host.node, instance: instance.id, cold_start };
     let source = message.body.source().cloned();
     let bytes = match &message.body {

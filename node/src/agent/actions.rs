@@ -115,6 +115,7 @@ async fn start(
                 addr,
                 concurrency: instance.concurrency,
                 memory_mb: instance.resources.memory_mb,
+                adopted: !instance.phase.is_launching(),
             });
             if instance.phase.is_launching() {
                 mark(tools, instances::Command::MarkReady { instance: id, generation: instance.generation });

@@ -255,6 +255,7 @@ impl Cluster {
                 addr,
                 concurrency: instance.concurrency,
                 memory_mb: instance.resources.memory_mb,
+                adopted: false,
             });
         }
         let generation = instance.generation;

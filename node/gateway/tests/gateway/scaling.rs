@@ -158,6 +158,7 @@ async fn hosting_is_idempotent() {
         addr: alpha.addr,
         concurrency: 1,
         memory_mb: 128,
+        adopted: false,
     };
     host.add(hosted.clone());
     assert_eq!(host.loads().len(), 1);
