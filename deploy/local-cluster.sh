@@ -278,7 +278,33 @@ remove_containers() {
     done
     mapfile -t ids < <(docker network ls --quiet --filter "$label")
     ((${#ids[@]} == 0)) || docker network rm "${ids[@]}" >/dev/null || fail "cannot remove the cluster's network"
+    remove_firewall
     [[ -z $(docker ps --all --quiet --filter "$label") ]] || fail "cannot remove the containers with $label"
+}
+
+# Removes the images that the nodes have loaded from packages, which have the cluster's id in their names.
+remove_package_images() {
+    local images
+    [[ ${engine:-} == docker && -f $local_dir/cluster_id ]] || return 0
+    mapfile -t images < <(docker image ls --format '{{.Repository}}:{{.Tag}}' \
+        | grep "^muster-package/$(<"$local_dir/cluster_id")-" || true)
+    ((${#images[@]} == 0)) || docker image rm "${images[@]}" >/dev/null || say "some images of packages are left"
+}
+
+# Removes the rules that kept the containers from the nodes. They name the network's device, which has the
+# cluster's id in its name, so they are of no other use.
+remove_firewall() {
+    local id device chain parent
+    command -v iptables >/dev/null || return 0
+    id=$(<"$local_dir/cluster_id")
+    device=mu${id: -13}
+    for parent in DOCKER-USER INPUT; do
+        chain=$device-out
+        [[ $parent == INPUT ]] && chain=$device-in
+        while iptables -w 5 -D "$parent" -i "$device" -j "$chain" 2>/dev/null; do :; done
+        iptables -w 5 -F "$chain" 2>/dev/null || true
+        iptables -w 5 -X "$chain" 2>/dev/null || true
+    done
 }
 
 docker_answers() {
@@ -566,6 +592,7 @@ down() {
 
 wipe() {
     down
+    remove_package_images
     rm -rf "$local_dir"
     say "wiped"
 }

@@ -17,6 +17,7 @@ pub mod chaos;
 pub mod cluster;
 pub mod functions;
 pub mod load;
+pub mod mutants;
 pub mod wait;
 
 pub use cluster::{Cluster, Engine, Settings};

@@ -1,7 +1,7 @@
 //! `muster-chaos`: breaks a real cluster by a seeded plan and judges what it did meanwhile.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -10,10 +10,11 @@ use muster_chaos::Engine;
 use muster_chaos::chaos::evidence::{Bounds, Evidence};
 use muster_chaos::chaos::plan::Plan;
 use muster_chaos::chaos::report::Report;
-use muster_chaos::chaos::{faults, html, recorder, run};
+use muster_chaos::chaos::summary::Summary;
+use muster_chaos::chaos::{faults, page, recorder, run, soak};
 
 /// Starts a cluster, breaks it by plan under load, and checks what must hold. Status 0: all held;
-/// 1: something did not, too little was tried, or the run itself failed; 2: bad usage.
+/// 1: something did not, or the run itself failed; 2: bad usage; 3: too little was tried or felt.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -26,7 +27,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Judges the evidence of an earlier run again.
-    Check { evidence: PathBuf },
+    Check {
+        evidence: PathBuf,
+        /// Where the report goes too, as text and as a page.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
+    /// Run after run with other seeds and mixes of faults, and one page over all. SIGINT ends it in order.
+    Soak(Soaking),
     /// Serves as a function of a run; started by the cluster.
     #[command(hide = true)]
     Function,
@@ -43,17 +51,44 @@ struct Chaos {
     /// Voters.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: u64,
-    /// Names with commas between them, or `none`.
+    /// Names with commas between them, `none`, or `all` that fit the engine and this machine.
     #[arg(long, value_delimiter = ',', default_value = "kill,pause", value_parser = fault)]
     faults: Vec<String>,
     #[arg(long, value_enum, default_value_t = EngineName::Process)]
     engine: EngineName,
+    /// Prints the faults that can be tried here with the engine, one a line, and why others cannot.
+    #[arg(long)]
+    list_faults: bool,
     /// Where the report, the history and the logs go.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// How long after its acknowledgement a revocation must hold on every node with a quorum.
-    #[arg(long, default_value_t = Bounds::default().revocation_ms)]
-    revocation_bound_ms: u64,
+    #[command(flatten)]
+    promises: Promises,
+}
+
+#[derive(Debug, Args)]
+struct Soaking {
+    /// After which no further run begins.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    minutes: u64,
+    /// Of the first run; absent: a new one. The others follow it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What to choose from for each run.
+    #[arg(long, value_delimiter = ',', default_value = "all", value_parser = fault)]
+    faults: Vec<String>,
+    #[arg(long, value_enum, default_value_t = EngineName::Process)]
+    engine: EngineName,
+    /// Where the pages and the runs that did not pass go. Runs of an earlier soak there count too.
+    #[arg(long, default_value = "target/chaos/soak")]
+    report: PathBuf,
+    #[command(flatten)]
+    promises: Promises,
+}
+
+/// What a run holds the cluster to.
+#[derive(Debug, Args)]
+struct Promises {
     /// The longest time without an acknowledged write while a majority is undisturbed.
     #[arg(long, default_value_t = Bounds::default().recovery_ms)]
     recovery_bound_ms: u64,
@@ -65,21 +100,53 @@ enum EngineName {
     Docker,
 }
 
+impl From<EngineName> for Engine {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Process => Engine::Process,
+            EngineName::Docker => Engine::Docker,
+        }
+    }
+}
+
+/// The status of a run that found nothing and tried too little to prove anything.
+const INCONCLUSIVE: u8 = 3;
+
+/// What came of what was asked for.
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    Well,
+    Badly,
+    Open,
+}
+
+impl Ended {
+    fn of(report: &Report) -> Self {
+        match (report.passed(), report.violated()) {
+            (true, _) => Ended::Well,
+            (_, true) => Ended::Badly,
+            _ => Ended::Open,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.context("cannot start the async runtime").and_then(|runtime| {
         runtime.block_on(async {
             match arguments.command {
-                Some(Command::Function) => recorder::serve().await.map(|()| true),
-                Some(Command::Check { evidence }) => check(&evidence),
+                Some(Command::Function) => recorder::serve().await.map(|()| Ended::Well),
+                Some(Command::Check { evidence, report }) => check(&evidence, report.as_deref()),
+                Some(Command::Soak(soaking)) => break_many(soaking).await,
                 None => break_a_cluster(arguments.chaos).await,
             }
         })
     });
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Badly) => ExitCode::FAILURE,
+        Ok(Ended::Open) => ExitCode::from(INCONCLUSIVE),
         Err(error) => {
             eprintln!("muster-chaos: {error:#}");
             ExitCode::FAILURE
@@ -88,50 +155,97 @@ fn main() -> ExitCode {
 }
 
 fn fault(name: &str) -> Result<String, String> {
-    if name == "none" || faults::by_name(name).is_some() {
+    if ["none", "all"].contains(&name) || faults::by_name(name).is_some() {
         return Ok(name.to_owned());
     }
-    let known: Vec<&str> = faults::all().iter().map(|fault| fault.name()).collect();
-    Err(format!("there are {} and none", known.join(", ")))
+    let known: Vec<&str> = faults::all().iter().map(|fault| fault.frame().name).collect();
+    Err(format!("there are {}, all and none", known.join(", ")))
 }
 
-async fn break_a_cluster(chaos: Chaos) -> Result<bool> {
-    let names: Vec<String> = chaos.faults.into_iter().filter(|name| name != "none").collect();
-    let seed = match chaos.seed {
-        Some(seed) => seed,
-        // Short enough to be read out.
-        None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() % 1_000_000,
-    };
-    let engine = match chaos.engine {
-        EngineName::Process => Engine::Process,
-        EngineName::Docker => Engine::Docker,
-    };
+/// `none` and `all` spelled out.
+fn spelled_out(names: Vec<String>, engine: Engine) -> Vec<String> {
+    if names.iter().any(|name| name == "all") {
+        let fit = faults::all().into_iter().filter(|fault| fault.frame().needs.unmet(engine).is_none());
+        return fit.map(|fault| fault.frame().name.to_owned()).collect();
+    }
+    names.into_iter().filter(|name| name != "none").collect()
+}
+
+/// One that was not given: short enough to be read out.
+fn new_seed() -> Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() % 1_000_000)
+}
+
+async fn break_many(soaking: Soaking) -> Result<Ended> {
+    let engine = soaking.engine.into();
+    let recovery_bound_ms = soaking.promises.recovery_bound_ms.to_string();
+    let total = soak::soak(&soak::Soak {
+        // This very program, though the file may be built anew while it runs.
+        program: PathBuf::from("/proc/self/exe"),
+        minutes: soaking.minutes,
+        seed: soaking.seed.map_or_else(new_seed, Ok)?,
+        faults: spelled_out(soaking.faults, engine),
+        engine,
+        bounds: vec!["--recovery-bound-ms".to_owned(), recovery_bound_ms],
+        dir: soaking.report.clone(),
+    })
+    .await?;
+    say(&format!("{}\nall runs: {}", total.text(), soaking.report.join("index.html").display()));
+    Ok(if total.is_good() { Ended::Well } else { Ended::Badly })
+}
+
+async fn break_a_cluster(chaos: Chaos) -> Result<Ended> {
+    let engine = chaos.engine.into();
+    if chaos.list_faults {
+        list_faults(engine);
+        return Ok(Ended::Well);
+    }
+    let names = spelled_out(chaos.faults, engine);
+    let seed = chaos.seed.map_or_else(new_seed, Ok)?;
     let plan = Plan::new(seed, chaos.seconds, chaos.nodes, engine, &names);
     eprintln!("again: {}", plan.command());
-    let bounds = Bounds {
-        revocation_ms: chaos.revocation_bound_ms,
-        recovery_ms: chaos.recovery_bound_ms,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { recovery_ms: chaos.promises.recovery_bound_ms, ..Bounds::default() };
     let dir = chaos.report.unwrap_or_else(|| PathBuf::from(format!("target/chaos/seed-{seed}")));
     let evidence = run::run(plan, bounds, &dir).await?;
     let file = std::fs::File::create(dir.join("evidence.json")).context("cannot keep the evidence")?;
     serde_json::to_writer(std::io::BufWriter::new(file), &evidence).context("cannot keep the evidence")?;
     let report = Report::new(&evidence);
-    let text = report.text(&evidence);
-    std::fs::write(dir.join("report.txt"), &text).context("cannot write the report")?;
-    std::fs::write(dir.join("report.html"), html::page(&evidence, &report))
-        .context("cannot write the page")?;
+    let text = keep(&evidence, &report, &dir)?;
     say(&format!("{text}\nhistory, logs and report: {}", dir.display()));
-    Ok(report.passed())
+    Ok(Ended::of(&report))
 }
 
-fn check(path: &std::path::Path) -> Result<bool> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let evidence: Evidence = serde_json::from_str(&text).context("this is no evidence of a run")?;
+fn list_faults(engine: Engine) {
+    for fault in faults::all() {
+        match fault.frame().needs.unmet(engine) {
+            None => say(fault.frame().name),
+            Some(reason) => eprintln!("{} cannot be tried here: {reason}", fault.frame().name),
+        }
+    }
+}
+
+/// Leaves the report in `dir`, as text and as a page, and answers the text.
+fn keep(evidence: &Evidence, report: &Report, dir: &Path) -> Result<String> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let text = report.text(evidence);
+    std::fs::write(dir.join("report.txt"), &text).context("cannot write the report")?;
+    std::fs::write(dir.join("report.html"), page::render(evidence, report))
+        .context("cannot write the page")?;
+    let summary = serde_json::to_vec(&Summary::of(evidence, report)).context("a summary is plain data")?;
+    std::fs::write(dir.join(soak::SUMMARY_FILE), summary).context("cannot write the summary")?;
+    Ok(text)
+}
+
+fn check(path: &Path, dir: Option<&Path>) -> Result<Ended> {
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let evidence: Evidence =
+        serde_json::from_reader(std::io::BufReader::new(file)).context("this is no evidence of a run")?;
     let report = Report::new(&evidence);
-    say(&report.text(&evidence));
-    Ok(report.passed())
+    say(&match dir {
+        Some(dir) => keep(&evidence, &report, dir)?,
+        None => report.text(&evidence),
+    });
+    Ok(Ended::of(&report))
 }
 
 fn say(text: &str) {

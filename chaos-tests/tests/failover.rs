@@ -344,3 +344,33 @@ async fn a_follower_behind_a_purged_log_is_brought_up_by_a_snapshot() {
     cluster.restart(leader).await.unwrap();
     cluster.converged(SOON).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_data_takes_no_part() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    let client = cluster.client();
+    // Node 1 was told to begin a cluster when it has no data: it must not begin another.
+    for wiped in [2, 1] {
+        let name = format!("before-{wiped}");
+        client.put_function(&name, &functions::command("/nowhere")).await.unwrap();
+        cluster.kill(wiped).unwrap();
+        cluster.set_data_aside(wiped).unwrap();
+        cluster.begin(wiped).unwrap();
+        let ended = cluster.ended(wiped, SOON).await.unwrap();
+        assert!(!ended.success(), "{ended}");
+        let log = cluster.log(wiped);
+        assert!(log.contains("was lost or replaced") && log.contains("docs/OPERATIONS.md"), "{log}");
+        let name = format!("while-{wiped}-is-away");
+        let others = cluster.client_of(&cluster.others(wiped), cluster.root_key());
+        others.put_function(&name, &functions::command("/nowhere")).await.unwrap();
+        cluster.put_data_back(wiped).unwrap();
+        cluster.restart(wiped).await.unwrap();
+    }
+    cluster.spread().await.unwrap();
+    for node in cluster.numbers() {
+        let path = "/v1/functions?consistency=local";
+        let list: Vec<muster_api::Function> = cluster.get(node, path).await.unwrap();
+        let names: Vec<&str> = list.iter().map(|function| function.name.as_str()).collect();
+        assert_eq!(names, ["before-1", "before-2", "while-1-is-away", "while-2-is-away"], "node {node}");
+    }
+}

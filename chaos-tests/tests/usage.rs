@@ -163,7 +163,7 @@ async fn instance_time_adds_up_whoever_pays() {
         let mut spec = functions::faulty("echo");
         spec.payer = payer;
         spec.concurrency = 2;
-        (spec.scaling.keep_alive_ms, spec.scaling.window_ms) = (800, 500);
+        (spec.scaling.keep_alive_ms, spec.scaling.window_ms) = (800_u64.into(), 500);
         admin.put_function(name, &spec).await.unwrap();
     }
     cluster.spread().await.unwrap();

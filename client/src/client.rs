@@ -1,5 +1,6 @@
 //! The client: which nodes it knows, how long it waits, and how a typed request becomes a call.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::transport::{Answer, Call, Repeat, Transport};
-use crate::{Body, Error, Key};
+use crate::{Body, Error, Key, ResponseBody};
 
 /// A client of one Muster cluster, through any of its nodes. Cheap to clone; clones share their
 /// connections and which node answered last.
@@ -54,6 +55,9 @@ pub struct Options {
     /// Whether to wait and ask again when every node was busy or broke off. If not, each node is
     /// asked once at most.
     pub patient: bool,
+    /// The authorities whose certificates are accepted from `https://` nodes, in PEM. Absent: those that the system
+    /// trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -64,6 +68,7 @@ impl Default for Options {
             deadline: Duration::from_secs(30),
             invoke_timeout: None,
             patient: true,
+            ca_file: None,
         }
     }
 }
@@ -95,15 +100,32 @@ impl Client {
         self
     }
 
+    /// A read's answer as it comes. Another node is asked only until one begins to answer.
+    pub(crate) async fn get_streamed(&self, segments: &[&str]) -> Result<ResponseBody, Error> {
+        let path = route(segments, &self.consistency_query())?;
+        let call = admin(&self.transport, Method::GET, path, Body::empty(), Repeat::Harmless);
+        let call = Call { limit: None, head_limit: call.limit, streams: true, ..call };
+        Ok(self.transport.send(&call).await?.body)
+    }
+
+    pub(crate) fn consistency(&self) -> Consistency {
+        self.consistency
+    }
+
+    fn consistency_query(&self) -> Vec<(&'static str, &'static str)> {
+        match self.consistency {
+            Consistency::Local => vec![("consistency", "local")],
+            Consistency::Linearizable => Vec::new(),
+        }
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         segments: &[&str],
         query: &[(&str, &str)],
     ) -> Result<T, Error> {
         let mut query = query.to_vec();
-        if self.consistency == Consistency::Local {
-            query.push(("consistency", "local"));
-        }
+        query.extend(self.consistency_query());
         self.call(Method::GET, route(segments, &query)?, Body::empty(), Repeat::Harmless).await?.json()
     }
 
@@ -115,6 +137,11 @@ impl Client {
     ) -> Result<(StatusCode, T), Error> {
         let answer = self.call(Method::PUT, route(segments, &[])?, json(body)?, Repeat::Harmless).await?;
         Ok((answer.status, answer.json()?))
+    }
+
+    /// A `PUT` without a body, whose answer has none.
+    pub(crate) async fn put_nothing(&self, segments: &[&str]) -> Result<(), Error> {
+        self.call(Method::PUT, route(segments, &[])?, Body::empty(), Repeat::Harmless).await.map(drop)
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(
@@ -163,6 +190,8 @@ fn admin(transport: &Transport, method: Method, path: String, body: Body, repeat
         limit: Some(options.attempt_timeout),
         deadline: options.deadline,
         patient: options.patient,
+        head_limit: None,
+        streams: false,
         invocation: false,
     }
 }
@@ -200,9 +229,10 @@ fn parse_node(text: &str) -> Result<Url, Error> {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             Err(Error::invalid("a node URL with credentials", "give a key instead"))
         }
-        Ok(url) if url.scheme() == "https" => refuse("this version speaks plain http:// only"),
-        Ok(url) if url.scheme() != "http" => refuse("expected http://HOST:PORT"),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => refuse("expected http://HOST:PORT"),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => refuse("expected http[s]://HOST:PORT"),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            refuse("expected http[s]://HOST:PORT")
+        }
         Ok(url) => Ok(url),
         Err(error) => refuse(&error.to_string()),
     }
@@ -236,7 +266,7 @@ mod tests {
             ("http://127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
             (" node-1:8081 ", Some("http://node-1:8081/")),
             ("http://proxy/muster/", Some("http://proxy/muster/")),
-            ("https://node", None),
+            ("https://node", Some("https://node/")),
             ("ftp://node", None),
             ("http://node/?a=b", None),
             ("http://root:hunter2@node", None),

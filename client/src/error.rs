@@ -31,7 +31,7 @@ pub enum Error {
     Timeout {
         node: String,
         #[source]
-        source: reqwest::Error,
+        source: Option<reqwest::Error>,
     },
     /// An answer without the JSON that the API promises, often because something other than a node
     /// gave it.
@@ -95,7 +95,10 @@ impl Error {
     /// An error of a request that was sent, or may have been.
     pub(crate) fn after_sending(node: &str, source: reqwest::Error) -> Self {
         let (node, source) = (node.to_owned(), source.without_url());
-        if source.is_timeout() { Error::Timeout { node, source } } else { Error::Broken { node, source } }
+        match source.is_timeout() {
+            true => Error::Timeout { node, source: Some(source) },
+            false => Error::Broken { node, source },
+        }
     }
 }
 

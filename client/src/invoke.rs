@@ -82,6 +82,8 @@ impl Client {
             limit: options.invoke_timeout,
             deadline: options.deadline,
             patient: options.patient,
+            head_limit: None,
+            streams: true,
             invocation: true,
         };
         let answer = self.transport.send(&call).await?;

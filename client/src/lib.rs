@@ -27,6 +27,9 @@ mod error;
 mod functions;
 mod invoke;
 mod key;
+mod logs;
+mod packages;
+mod tls;
 mod transport;
 mod usage;
 
@@ -35,5 +38,7 @@ pub use client::{Client, Consistency, Options};
 pub use error::{Error, Tried};
 pub use invoke::{Invocation, Request};
 pub use key::Key;
+pub use logs::{LogQuery, Logs};
 pub use muster_api as api;
+pub use muster_archive as archive;
 pub use usage::UsageQuery;

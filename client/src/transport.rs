@@ -58,7 +58,11 @@ pub(crate) struct Call {
     pub(crate) deadline: Duration,
     /// Whether to wait and ask again once every node has failed it.
     pub(crate) patient: bool,
-    /// An invocation's answer belongs to the function: it streams, and any status is an answer.
+    /// For one node to begin its answer.
+    pub(crate) head_limit: Option<Duration>,
+    /// The answer is read as it comes.
+    pub(crate) streams: bool,
+    /// An invocation's answer belongs to the function: any status is an answer.
     pub(crate) invocation: bool,
 }
 
@@ -79,7 +83,10 @@ impl Transport {
         // It would cut off, after 30 s, a long body that its function is not yet there to read.
         #[cfg(target_os = "linux")]
         let builder = builder.tcp_user_timeout(None);
+        let secured = nodes.iter().any(|node| node.scheme() == "https");
+        let tls = crate::tls::config(options.ca_file.as_deref(), secured)?;
         let http = builder
+            .tls_backend_preconfigured(tls)
             .connect_timeout(options.connect_timeout)
             // A function's redirect is its answer, and a key must not follow one.
             .redirect(reqwest::redirect::Policy::none())
@@ -157,8 +164,19 @@ impl Transport {
             // An invocation is not cut short by the deadline for repeating it.
             request = request.timeout(if call.invocation { limit } else { limit.min(left) });
         }
-        match request.send().await {
-            Ok(response) => Answer::read(name, response, call.invocation).await,
+        let sending = request.send();
+        let sent = match call.head_limit {
+            None => sending.await,
+            Some(limit) => match tokio::time::timeout(limit.min(left), sending).await {
+                Ok(sent) => sent,
+                Err(_elapsed) => {
+                    let why = format!("no answer within {} s", limit.as_secs_f32());
+                    return Err(Failure::Refused(Tried { url: name.to_owned(), why }));
+                }
+            },
+        };
+        match sent {
+            Ok(response) => Answer::read(name, response, call).await,
             Err(error) if error.is_connect() => {
                 Err(Failure::Refused(Tried { url: name.to_owned(), why: root_cause(&error) }))
             }
@@ -183,12 +201,13 @@ impl Call {
 }
 
 impl Answer {
-    async fn read(node: &str, response: reqwest::Response, invocation: bool) -> Result<Self, Failure> {
+    async fn read(node: &str, response: reqwest::Response, call: &Call) -> Result<Self, Failure> {
+        let Call { invocation, streams, .. } = *call;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = ResponseBody::new(node, response);
         let mut answer = Answer { node: node.to_owned(), status, headers, body };
         let is_problem = status.as_u16() >= 400 && answer.is_problem_json();
-        let wanted = match (is_problem, invocation) {
+        let wanted = match (is_problem, streams && (invocation || status.is_success())) {
             (true, _) => PROBLEM_MAX,
             (false, true) => return Ok(answer),
             (false, false) => COLLECTED_MAX,

@@ -21,6 +21,7 @@ impl Client {
         let by = query.by.map(|grain| match grain {
             Grain::Hour => "hour",
             Grain::Day => "day",
+            Grain::Month => "month",
             Grain::Total => "total",
         });
         let given: Vec<(&str, &str)> = [

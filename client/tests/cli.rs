@@ -21,7 +21,7 @@ struct Run {
 
 fn muster(url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
-    for name in ["MUSTER_URL", "MUSTER_KEY", "MUSTER_KEY_FILE"] {
+    for name in ["MUSTER_URL", "MUSTER_KEY", "MUSTER_KEY_FILE", "MUSTER_CA_FILE"] {
         command.env_remove(name);
     }
     command.env("MUSTER_URL", url).stdin(Stdio::null());
@@ -81,6 +81,9 @@ fn node() -> Fake {
             }
             ("GET", "/v1/usage") => Reply::json(200, &json!([usage()])),
             ("GET", "/v1/decisions") => Reply::json(200, &json!([decision()])),
+            ("PUT", "/v1/nodes/2/drain") => Reply::raw(204, ""),
+            ("POST", "/v1/cluster/tokens") => Reply::json(201, &token()),
+            ("POST", "/v1/cluster/transfer") => Reply::json(200, &json!({"leader": 2})),
             ("DELETE", _) => Reply::raw(204, ""),
             _ => Reply::problem(404, "not found", &format!("there is no `{path}`")),
         }
@@ -104,13 +107,21 @@ fn nodes() -> Value {
 }
 
 fn cluster() -> Value {
-    json!({"cluster_id": "c-1", "leader": 1, "term": 4, "nodes": [
-        {"id": 1, "address": "n1:8081", "role": "leader", "condition": "ready", "applied": 12},
+    json!({"cluster_id": "c-1", "leader": 1, "term": 4, "version": 1,
+        "next_version": {"version": 2, "held_back_by": [
+            {"node": 2, "reason": "does not say what it supports"}]},
+        "nodes": [
+        {"id": 1, "address": "n1:8081", "role": "leader", "condition": "ready", "applied": 12,
+            "lag": 0, "version": "0.1.0", "versions": {"oldest": 1, "newest": 2}},
         {"id": 2, "address": "n2:8082", "role": "voter", "condition": "down", "applied": null}]})
 }
 
+fn token() -> Value {
+    json!({"token": "mj_1_s_f", "node_id": 4, "expires_at": THEN, "addresses": ["n1:9081", "n2:9081"]})
+}
+
 fn usage() -> Value {
-    json!({"account": "alice", "function": "alpha", "from": THEN, "invocations": 1200, "failures": 1,
+    json!({"account": "alice", "function": "alpha", "period": "hour", "from": THEN, "invocations": 1200, "failures": 1,
         "cold_starts": 2, "busy_ms": 90_000, "memory_mb_ms": 11_520_000, "request_bytes": 2048,
         "response_bytes": 12, "instance_ms": 7_500_000, "instance_memory_mb_ms": 1, "startup_ms": 250,
         "burst_startup_ms": 0})
@@ -120,6 +131,31 @@ fn decision() -> Value {
     json!({"at": THEN, "function": "alpha", "action": "launch", "instance": "i-1", "node": 2,
         "reason": "3 requests wait", "inputs": {"ready": 1, "launching": 0, "draining": 0, "waiting": 3,
         "in_flight": 1, "utilization": 0.95, "desired": 2}})
+}
+
+const JOIN: &str = "# In the new node's configuration, without `node_id` and `[bootstrap]`:\n[join]\n\
+    addresses = [\"n1:9081\", \"n2:9081\"]\n\
+    token_file = \"/etc/muster/join.token\"  # mode 0600; put this into it:\n#   mj_1_s_f\n";
+
+#[test]
+fn a_token_goes_to_a_file_that_only_its_owner_reads_and_a_removal_is_watched() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("join.token");
+    let line = format!("cluster replace 3 --token-file {}", file.display());
+    let node = node();
+    let ran = run(&node, &line);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(node.seen()[0].json(), json!({"expires_in_ms": null, "replaces": 3}));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mj_1_s_f\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!ran.stdout.contains("mj_1") && !ran.stderr.contains("mj_1"), "{} {}", ran.stdout, ran.stderr);
+    assert_eq!(run(&node, &line).status, 1, "a file that is there is not overwritten");
+    let gone = run(&node, "cluster remove 3");
+    assert_eq!(gone.status, 0, "it is not among the nodes: {}", gone.stderr);
+    let stays = run(&node, "cluster remove 2 --timeout 300ms");
+    assert_eq!(stays.status, 1, "{}", stays.stderr);
+    assert!(stays.stderr.contains("still being removed"), "{}", stays.stderr);
 }
 
 /// What each command shows people, and which request it makes.
@@ -146,8 +182,8 @@ fn tables_and_requests_by_command() {
         (
             "cluster status",
             "GET /v1/cluster",
-            "Cluster  c-1\nLeader   node 1\nTerm     4\n\n\
-             ID  ADDRESS  ROLE    CONDITION  APPLIED\n 1  n1:8081  leader  ready           12\n 2  n2:8082  voter   down             -\n",
+            "Cluster  c-1\nLeader   node 1\nTerm     4\nVersion  1; 2 is held back: node 2 does not say what it supports\n\n\
+             ID  ADDRESS  ROLE    CONDITION  APPLIED  LAG  SOFTWARE  VERSIONS\n 1  n1:8081  leader  ready           12    0  0.1.0     1 to 2\n 2  n2:8082  voter   down             -    -  -         -\n",
         ),
         (
             "accounts",
@@ -185,6 +221,14 @@ fn tables_and_requests_by_command() {
         ("accounts delete alice", "DELETE /v1/accounts/alice", ""),
         ("keys revoke alice 00ff", "DELETE /v1/accounts/alice/keys/00ff", ""),
         ("revoke alice al*", "DELETE /v1/accounts/alice/grants/al*", ""),
+        ("nodes drain 2", "PUT /v1/nodes/2/drain", ""),
+        ("nodes undrain 2", "DELETE /v1/nodes/2/drain", ""),
+        ("cluster token --expires 1h", "POST /v1/cluster/tokens", "mj_1_s_f\n"),
+        ("cluster join", "POST /v1/cluster/tokens", JOIN),
+        ("cluster replace 3", "POST /v1/cluster/tokens", JOIN),
+        ("cluster remove 3 --no-wait", "DELETE /v1/cluster/nodes/3", ""),
+        ("cluster remove 3 --no-wait --force", "DELETE /v1/cluster/nodes/3?force=true", ""),
+        ("cluster transfer --to 2", "POST /v1/cluster/transfer", ""),
         ("nodes --consistency local", "GET /v1/nodes?consistency=local", "*"),
     ] {
         let node = node();
@@ -377,6 +421,29 @@ fn failed_invocations() {
     assert!(ran.status == 2 && ran.stderr.contains("/../beta"), "{}", ran.stderr);
 }
 
+/// A node that speaks https is believed only by the authorities that the user names.
+#[test]
+fn https_is_spoken_where_the_authority_is_known() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = Fake::secured(dir.path(), |_, _| Reply::json(200, &json!([])));
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+    let other = dir.path().join("other.pem");
+    fs::write(&other, made.cert.pem()).expect("written");
+    let right = dir.path().join("cert.pem");
+    let given = |file: &Path| format!("nodes --ca-file {}", file.display());
+    let ran = run(&node, &given(&right));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let ran = finish(muster(&node.url).arg("nodes").env("MUSTER_CA_FILE", &right));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let answered = node.lines().len();
+    for line in [given(&other), "nodes".to_owned()] {
+        let ran = run(&node, &line);
+        assert_eq!(ran.status, 1, "{line}");
+        assert!(ran.stderr.contains("certificate"), "{line}: {}", ran.stderr);
+    }
+    assert_eq!(node.lines().len(), answered, "nothing was sent to who could not be believed");
+}
+
 /// Statuses, and what a failure tells its user.
 #[test]
 fn failures_say_what_and_what_to_do() {
@@ -392,7 +459,8 @@ fn failures_say_what_and_what_to_do() {
         (&refusing.url, "accounts delete bob", 1, &["account `bob`", "403", "muster grant"]),
         (&refusing.url, "delete alpha", 1, &["function `alpha`", "it has live instances", "--force"]),
         (&closed.url, "nodes --key mk_1_hunter2", 1, &["list nodes", &closed.url, "refused", "MUSTER_URL"]),
-        (&refusing.url, "nodes --url https://node", 2, &["https://node"]),
+        (&refusing.url, "nodes --url ftp://node", 2, &["ftp://node"]),
+        (&refusing.url, "nodes --ca-file /nonexistent", 2, &["/nonexistent"]),
         (&refusing.url, "nodes --key-file /nonexistent", 2, &["/nonexistent"]),
         (&refusing.url, "nodes --timeout soon", 2, &["--timeout"]),
         (&refusing.url, "usage --from soon", 2, &["--from", "24h"]),
@@ -506,10 +574,146 @@ fn benchmarks_count_every_answer() {
     assert!(ran.stdout.contains("2 × none"), "{}", ran.stdout);
 }
 
+fn log_line(time: &str, instance: Option<&str>, stream: &str, text: &str) -> String {
+    json!({"time": time, "node": 2, "instance": instance, "stream": stream, "text": text}).to_string() + "\n"
+}
+
+#[test]
+fn logs_for_people_and_for_programs() {
+    let lines = [
+        log_line("2026-11-25T10:00:00.000000001Z", Some("i-1"), "stdout", "hello"),
+        log_line("2026-11-25T10:00:00.000000002Z", None, "muster", "the node does not answer"),
+        log_line("2026-11-25T10:00:00.000000003Z", Some("i-1"), "stderr", "a\u{1b}[31mb"),
+    ];
+    let body = lines.concat();
+    let told = body.clone();
+    let node = Fake::new(move |seen, _| match seen.target.starts_with("/v1/functions/alpha/logs") {
+        true => Reply::raw(200, told.clone()).with("content-type", "application/x-ndjson"),
+        false => Reply::problem(404, "Not found", "the function `beta` does not exist"),
+    });
+    let ran = run(&node, "logs alpha --since 2026-11-25 --instance i-1 --follow");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(
+        ran.stdout,
+        "2026-11-25T10:00:00.000000001Z 2 i-1 stdout hello\n2026-11-25T10:00:00.000000003Z 2 i-1 stderr a [31mb\n"
+    );
+    assert_eq!(ran.stderr, "node 2: the node does not answer\n");
+    let asked = "GET /v1/functions/alpha/logs?follow=true&since=2026-11-25T00%3A00%3A00Z&instance=i-1";
+    assert_eq!(node.lines(), [asked]);
+
+    let as_json = run(&node, "logs alpha -o json");
+    let values =
+        |text: &str| -> Vec<Value> { text.lines().map(|l| serde_json::from_str(l).expect(l)).collect() };
+    assert_eq!(values(&as_json.stdout), values(&body));
+    assert!(run(&node, "logs alpha -o yaml").stdout.starts_with("---\n"));
+
+    let refused = run(&node, "logs beta");
+    assert!(refused.status == 1 && refused.stderr.contains("logs of function `beta`"), "{}", refused.stderr);
+    assert_eq!(run(&node, "logs alpha --since soon").status, 2);
+}
+
+/// A node that breaks off while it is followed: another goes on, and nothing is shown twice.
+#[test]
+fn following_survives_the_node_that_was_asked() {
+    let line = |second: u32, text: &str| {
+        log_line(&format!("2026-11-25T10:00:{second:02}.000000000Z"), Some("i-1"), "stdout", text)
+    };
+    // It promises more than it sends.
+    let (first, again) = (line(20, "one"), line(20, "one") + &line(21, "two"));
+    let breaking = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", breaking.local_addr().expect("bound"));
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = breaking.accept().expect("it connects");
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head).expect("it asks");
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n{first}");
+        stream.write_all(answer.as_bytes()).expect("it reads");
+    });
+    let node = Fake::new(move |_, _| Reply::raw(200, again.clone()));
+    let ran = finish(muster(&format!("{url},{}", node.url)).args(["logs", "alpha", "-f"]));
+    served.join().expect("served");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let texts: Vec<_> = ran.stdout.lines().map(|line| line.rsplit(' ').next().expect("words")).collect();
+    assert_eq!(texts, ["one", "two"], "{}", ran.stdout);
+    assert!(ran.stderr.contains("going on with another node"), "{}", ran.stderr);
+    assert_eq!(node.lines(), ["GET /v1/functions/alpha/logs?follow=true&since=2026-11-25T10%3A00%3A10Z"]);
+}
+
 #[test]
 fn completion_needs_no_cluster() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = finish(muster("not a url").args(["completion", shell]));
         assert!(ran.status == 0 && ran.stdout.contains("decisions"), "{shell}: {}", ran.stderr);
     }
+}
+
+fn backup(content: &[u8]) -> Vec<u8> {
+    let metadata = muster_client::archive::Metadata {
+        cluster: "c-00000000000000aa".into(),
+        index: 812,
+        term: 3,
+        taken_at: THEN.into(),
+        node: 1,
+        version: "0.1.0".into(),
+        counts: muster_client::archive::Counts::default(),
+    };
+    let mut bytes = Vec::new();
+    let mut writer = muster_client::archive::Writer::new(&mut bytes, &metadata).expect("memory takes it");
+    writer.write_all(content).expect("memory takes it");
+    writer.finish().expect("memory takes it");
+    bytes
+}
+
+#[test]
+fn a_backup_gets_its_name_only_when_it_is_whole() {
+    let good = backup(&vec![7; 600_000]);
+    let mut changed = good.clone();
+    changed[300_000] ^= 1;
+    for (name, sent, want) in [
+        ("whole", good.clone(), None),
+        ("cut off", good[..good.len() - 50].to_vec(), Some("its end is missing")),
+        ("changed", changed, Some("does not match its checksum")),
+        ("no backup", b"{}".to_vec(), Some("not a Muster backup")),
+    ] {
+        let node = Fake::new(move |_, _| Reply::raw(200, sent.clone()));
+        let dir = tempfile::tempdir().unwrap();
+        // Of an earlier attempt, and readable by all.
+        fs::write(dir.path().join("b.backup.partial"), "old").unwrap();
+        let path = dir.path().join("b.backup");
+        let ran = finish(muster(&node.url).args(["cluster", "backup"]).arg(&path));
+        assert_eq!(node.seen()[0].line(), "GET /v1/cluster/backup", "{name}");
+        assert!(!dir.path().join("b.backup.partial").exists(), "{name}: something half is left");
+        let Some(want) = want else {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(ran.status, 0, "{}", ran.stderr);
+            assert_eq!(fs::read(&path).unwrap(), good);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let checked = finish(muster("not a url").args(["cluster", "backup", "--verify"]).arg(&path));
+            assert!(checked.status == 0 && checked.stdout.contains("812 of term 3"), "{}", checked.stderr);
+            continue;
+        };
+        assert!(ran.status == 1 && ran.stderr.contains(want), "{name}: {}", ran.stderr);
+        assert!(!path.exists(), "{name}: it got its name");
+    }
+}
+
+#[test]
+fn a_backup_can_go_to_standard_output_or_be_named_for_what_it_is() {
+    let node = Fake::new(move |_, _| Reply::raw(200, backup(b"content")));
+    let output = muster(&node.url).args(["cluster", "backup", "-"]).output().unwrap();
+    assert!(output.status.success() && output.stdout == backup(b"content"));
+    let dir = tempfile::tempdir().unwrap();
+    let ran = finish(muster(&node.url).current_dir(dir.path()).args([
+        "--consistency",
+        "local",
+        "cluster",
+        "backup",
+    ]));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(dir.path().join("muster-c-00000000000000aa-812.backup").exists(), "{}", ran.stderr);
+    assert_eq!(node.seen()[1].line(), "GET /v1/cluster/backup?consistency=local");
+    let bad = dir.path().join("bad");
+    fs::write(&bad, &backup(b"content")[..80]).unwrap();
+    let checked = finish(muster("not a url").args(["cluster", "backup", "--verify"]).arg(&bad));
+    assert!(checked.status == 1 && checked.stderr.contains("cut off after 80 bytes"), "{}", checked.stderr);
 }

@@ -3,7 +3,8 @@
 
 Muster: a function that is scaled to zero is invoked; the time is that of the whole answer. Bare
 Docker: create, start and first answer of the same image on a bridge network with the same hardening,
-over the engine's API. Bare process: spawn and first answer. Trials alternate, so that all meet the
+over the engine's API; and the same joining the network namespace of a container that waits already, as
+Muster does. Bare process: spawn and first answer. Trials alternate, so that all meet the
 same machine; each waits until what the one before it left is gone.
 """
 
@@ -63,8 +64,8 @@ class BareDocker:
         }
         self.network = self.docker.call("POST", "/networks/create", network)["Id"]
 
-    def trial(self):
-        body = {
+    def body(self, network):
+        return {
             "Image": IMAGE,
             "Env": ["MODE=echo", f"PORT={PORT}"],
             "User": "65534:65534",
@@ -78,25 +79,53 @@ class BareDocker:
                 "SecurityOpt": ["no-new-privileges"],
                 "ReadonlyRootfs": True,
                 "Tmpfs": {"/tmp": "size=16m,mode=1777"},
-                "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
-                "NetworkMode": self.network,
+                "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},
+                "NetworkMode": network,
                 "Init": True if self.has_init() else None,
             },
         }
-        began = time.perf_counter()
+
+    def start(self, body):
         container = self.docker.call("POST", "/containers/create", body)["Id"]
         self.docker.call("POST", f"/containers/{container}/start")
+        return container
+
+    def address(self, container):
         seen = self.docker.call("GET", f"/containers/{container}/json")
-        address = next(iter(seen["NetworkSettings"]["Networks"].values()))["IPAddress"]
-        first_answer(address, PORT)
-        took = time.perf_counter() - began
+        return next(iter(seen["NetworkSettings"]["Networks"].values()))["IPAddress"]
+
+    def remove(self, container):
         self.docker.call("DELETE", f"/containers/{container}?force=true&v=true")
+
+    def trial(self):
+        began = time.perf_counter()
+        container = self.start(self.body(self.network))
+        first_answer(self.address(container), PORT)
+        took = time.perf_counter() - began
+        self.remove(container)
         return took
 
     def has_init(self):
         if not hasattr(self, "_init"):
             self._init = bool(self.docker.call("GET", "/info").get("InitBinary"))
         return self._init
+
+
+class JoinedDocker(BareDocker):
+    """The waiting container is there before the time begins."""
+
+    def trial(self):
+        body = self.body(self.network)
+        body["Env"] = ["MODE=never-ready", f"PORT={PORT}"]
+        holder = self.start(body)
+        address = self.address(holder)
+        began = time.perf_counter()
+        container = self.start(self.body(f"container:{holder}"))
+        first_answer(address, PORT)
+        took = time.perf_counter() - began
+        self.remove(container)
+        self.remove(holder)
+        return took
 
 
 class BareProcess:
@@ -166,20 +195,25 @@ def main():
     results, rows = {}, []
     with Scope() as scope:
         subjects = {
-            "process": ({"command": [str(program)]}, lambda: BareProcess(program)),
-            "docker": ({"image": IMAGE, "port": PORT}, lambda: BareDocker(scope)),
+            "process": ({"command": [str(program)]}, {"bare": lambda: BareProcess(program)}),
+            "docker": (
+                {"image": IMAGE, "port": PORT},
+                {"bare": lambda: BareDocker(scope), "joined": lambda: JoinedDocker(scope)},
+            ),
         }
         if arguments.engine != "both":
             subjects = {arguments.engine: subjects[arguments.engine]}
         if "docker" in subjects and not docker.available(IMAGE):
             report.say(f"no Docker Engine with {IMAGE}: see runtime/images/build.sh --function faulty")
             del subjects["docker"]
-        for engine, (source, bare) in subjects.items():
-            muster, bare = ThroughMuster(scope, engine, source), bare()
-            times = {"muster": [], "bare": []}
-            muster.trial(), bare.trial()  # images, pages and networks are as on a host in use
+        for engine, (source, others) in subjects.items():
+            muster = ThroughMuster(scope, engine, source)
+            compared = {**{name: begin() for name, begin in others.items()}, "muster": muster}
+            times = {name: [] for name in compared}
+            for subject in compared.values():
+                subject.trial()  # images, pages and networks are as on a host in use
             for number in range(1, arguments.trials + 1):
-                for name, subject in (("bare", bare), ("muster", muster)):
+                for name, subject in compared.items():
                     times[name].append(subject.trial())
                 last = ", ".join(f"{name} {report.ms(each[-1]):.1f} ms" for name, each in times.items())
                 report.say(f"{engine} {number}/{arguments.trials}: {last}")
@@ -196,7 +230,7 @@ def main():
             results[engine] = {**summary, "added_p50_ms": report.ms(added), "times_ms": {
                 name: [report.ms(one) for one in each] for name, each in times.items()
             }}
-            for name in ("bare", "muster"):
+            for name in compared:
                 s = summary[name]
                 rows.append(
                     [engine, name, f"{s['p50_ms']:.1f} ms", f"{s['p90_ms']:.1f} ms", f"{s['max_ms']:.1f} ms",

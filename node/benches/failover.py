@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How long writes stand still after the leader is killed: Muster and etcd, three nodes each.
+"""How long writes stand still after the leader is killed: Muster and etcd, three nodes each. And after it is
+stopped as planned (SIGTERM), when Muster's leader gives its place to another first.
 
 An open-loop writer starts a small write every few milliseconds at a surviving node, so that one lost
 request never hides what the others see, and no client timeout rounds the result. The gap is the
@@ -96,8 +97,9 @@ def raw_request(method, address, path, body, key=None):
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
-async def trial(cluster, request_to):
-    """Kills the leader under writes at another node; returns the gap in seconds, and puts it back."""
+async def trial(cluster, request_to, planned):
+    """Kills the leader, or stops it as planned, under writes at another node; returns the gap in seconds, and
+    puts it back."""
     leader = cluster.leader()
     survivor = random.choice([n for n in cluster.ids if n != leader])
     writer = Writer(cluster.http[survivor], request_to(cluster.http[survivor]))
@@ -107,7 +109,10 @@ async def trial(cluster, request_to):
     if len(writer.acknowledged) < 10:
         raise RuntimeError("hardly any write succeeded before the kill")
     killed = time.monotonic()
-    cluster.kill_node(leader)
+    if planned:
+        stopping = asyncio.get_running_loop().run_in_executor(None, cluster.stop_node, leader)
+    else:
+        cluster.kill_node(leader)
     # Over when a write that began after the gap is acknowledged: the first acknowledgements may be
     # of writes that were already committed.
     while time.monotonic() - killed < GAP_MAX_SECS + TAIL_SECS:
@@ -117,6 +122,8 @@ async def trial(cluster, request_to):
             break
     stop.set()
     await running
+    if planned:
+        await stopping
     around = [at for at in writer.acknowledged if at >= killed - 0.1]
     gap = max((b - a for a, b in zip(around, around[1:])), default=GAP_MAX_SECS)
     before = [at for at in writer.acknowledged if at < killed]
@@ -128,10 +135,10 @@ async def trial(cluster, request_to):
     return gap, usual, writer.refused
 
 
-def series(name, cluster, request_to, trials):
+def series(name, cluster, request_to, trials, planned=False):
     gaps, usual, refused = [], [], 0
     for number in range(1, trials + 1):
-        gap, longest_before, failed = asyncio.run(trial(cluster, request_to))
+        gap, longest_before, failed = asyncio.run(trial(cluster, request_to, planned))
         gaps.append(gap)
         usual.append(longest_before)
         refused += failed
@@ -150,6 +157,7 @@ def series(name, cluster, request_to, trials):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--planned-trials", type=int, default=20, help="stop it by SIGTERM; 0: do not")
     parser.add_argument("--etcd-trials", type=int, default=8, help="0: without etcd")
     parser.add_argument("--config", default="", help="TOML added to Muster's configuration, to try settings")
     arguments = parser.parse_args()
@@ -161,6 +169,10 @@ def main():
         path = "/v1/accounts/bench-0/grants/function-0"
         to_muster = lambda address: raw_request("PUT", address, path, {"actions": ["invoke"]}, muster.key)
         results["muster"] = series("muster", muster, to_muster, arguments.trials)
+        if arguments.planned_trials:
+            results["muster-planned"] = series(
+                "muster-planned", muster, to_muster, arguments.planned_trials, planned=True
+            )
         muster.stop()
         if arguments.etcd_trials:
             to_etcd = lambda address: raw_request("POST", address, "/v3/kv/put", put_body("/k", "v" * 22))

@@ -1,4 +1,4 @@
-//! The birth of a cluster: its first voters, its id and its first key. One-shot and repeatable.
+//! The birth of a cluster: its first voters, its id, its first key and its certificate authority. One-shot and repeatable.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use muster_consensus::{Consensus, Member};
 use muster_core::accounts::{self, KeyHash, SECRET_BYTES};
+use muster_core::authority::AuthoritySeed;
 use muster_core::ids::{ClusterId, KeyId, NodeId};
+use muster_core::version::{self, Version};
 use muster_core::{Command, Rejection};
 
 use crate::config::Bootstrap;
@@ -19,7 +21,11 @@ use crate::random;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes this node the first of its cluster, unless there is one already.
-pub(crate) async fn run(consensus: &Consensus, bootstrap: &Bootstrap) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    consensus: &Consensus,
+    bootstrap: &Bootstrap,
+    authority: Option<AuthoritySeed>,
+) -> anyhow::Result<()> {
     let members: BTreeMap<NodeId, Member> = bootstrap
         .members
         .iter()
@@ -33,15 +39,23 @@ pub(crate) async fn run(consensus: &Consensus, bootstrap: &Bootstrap) -> anyhow:
     let key = root_key(&bootstrap.root_key_file)?;
     let (id, secret) = accounts::parse_key(&key).context("the root key file holds no Muster key")?;
     let cluster = ClusterId(random::id());
-    let command = Command::Bootstrap { cluster, key: id, hash: KeyHash::of(secret) };
+    let mut commands = vec![Command::Bootstrap { cluster, key: id, hash: KeyHash::of(secret) }];
+    commands.extend(authority.map(|seed| Command::SetAuthority { seed }));
+    // The founders are one release. An older one would not know the command.
+    let newest = consensus.supported().newest;
+    if newest > Version::FIRST {
+        commands.push(Command::Version(version::Command::Begin { version: newest }));
+    }
     loop {
-        match consensus.propose(command.clone()).await {
-            Ok(Ok(_)) => {
-                tracing::info!(%cluster, "a new cluster");
-                return Ok(());
-            }
-            Ok(Err(Rejection::Conflict(_))) => return Ok(()),
-            Ok(Err(rejection)) => bail!("cannot begin the cluster: {rejection}"),
+        match consensus.propose_all(commands.clone()).await {
+            Ok(answers) => match answers.into_iter().next().context("no answer to the bootstrap")? {
+                Ok(_) => {
+                    tracing::info!(%cluster, "a new cluster");
+                    return Ok(());
+                }
+                Err(Rejection::Conflict(_)) => return Ok(()),
+                Err(rejection) => bail!("cannot begin the cluster: {rejection}"),
+            },
             // Its peers may not have started yet.
             Err(error) => {
                 tracing::info!(%error, "waiting for a quorum to begin the cluster");

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use muster_core::ids::NodeId;
+use muster_core::ledger::Retention;
 use serde::Deserialize;
 
 /// The file given by `--config`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// This node's id in the cluster. Never reused: a wiped node needs a fresh one.
-    pub node_id: u64,
+    /// This node's id in the cluster: a founding member's. One that joins is given its id, and may leave this
+    /// out for ever. Never reused: a wiped node joins anew.
+    pub node_id: Option<u64>,
     /// Everything this node keeps. Made with mode 0700 if it is not there.
     pub data_dir: PathBuf,
     pub http: Http,
@@ -32,8 +35,26 @@ pub struct Config {
     pub agent: Agent,
     #[serde(default)]
     pub controller: Controller,
+    #[serde(default)]
+    pub ledger: Ledger,
+    #[serde(default)]
+    pub logs: Logs,
+    #[serde(default)]
+    pub packages: Packages,
     /// Only in the file of the node that begins the cluster; harmless afterwards.
     pub bootstrap: Option<Bootstrap>,
+    /// How a node that is new finds the cluster; not looked at afterwards.
+    pub join: Option<Join>,
+}
+
+/// Where to join, and with what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// `host:port` of members' peer listeners; one that answers is enough.
+    pub addresses: Vec<String>,
+    /// A file with the token that `muster cluster join` gave. Absent: `MUSTER_JOIN_TOKEN` holds it.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The public listener.
@@ -43,6 +64,18 @@ pub struct Http {
     pub listen: SocketAddr,
     /// `host:port` where clients and peers reach it; the listening address if absent.
     pub advertise: Option<String>,
+    /// Absent: clients speak plain HTTP.
+    pub tls: Option<HttpTls>,
+}
+
+/// The public listener's certificate. The files are read again when they change.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpTls {
+    /// PEM: the certificate, then those between it and its authority.
+    pub certificate_file: PathBuf,
+    /// PEM.
+    pub key_file: PathBuf,
 }
 
 /// The listener for other nodes.
@@ -51,16 +84,39 @@ pub struct Http {
 pub struct Peer {
     pub listen: SocketAddr,
     pub advertise: Option<String>,
-    /// A file with the secret that all nodes of the cluster share.
-    pub secret_file: PathBuf,
+    /// A file with the secret that the cluster's founding nodes share: its certificate authority follows from it. A
+    /// node that joined by a token needs none: its certificate is in its data directory.
+    pub secret_file: Option<PathBuf>,
+    /// How long the node's certificate lasts. It is renewed when a third of that is left.
+    #[serde(default = "certificate_days")]
+    pub certificate_days: u64,
+    /// Instead of days, for tests.
+    pub certificate_seconds: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+fn certificate_days() -> u64 {
+    90
+}
+
+/// Hosts' clocks may be wrong by hours; a third of a day bears that.
+const CERTIFICATE_DAYS: std::ops::RangeInclusive<u64> = 1..=3650;
+
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: EngineChoice,
     /// Docker's socket; its usual place if absent.
     pub docker_socket: Option<String>,
+    /// Network namespaces kept ready for containers to come, at most 32; 0 for none.
+    pub prepared_namespaces: usize,
+    /// Whether containers are kept from this host, the nodes' ports and link-local addresses, by `iptables`.
+    pub firewall: bool,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Engine { kind: EngineChoice::default(), docker_socket: None, prepared_namespaces: 4, firewall: true }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -122,6 +178,69 @@ impl Default for Controller {
     }
 }
 
+/// How long usage is told apart by the hour and by the day. The leader's settings count; what has been
+/// added up once stays so.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ledger {
+    /// Whole days, besides the present one.
+    pub hours_for_days: u32,
+    /// Whole months, besides the present one.
+    pub days_for_months: u32,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        let Retention { hours_for_days, days_for_months } = Retention::default();
+        Ledger { hours_for_days, days_for_months }
+    }
+}
+
+/// What this host keeps of the output of instances that have ended, each engine by itself.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logs {
+    /// In all, in MiB.
+    pub ended_max_mb: u64,
+    /// Of one function, in MiB.
+    pub function_max_mb: u64,
+    /// For how long.
+    pub keep_hours: u64,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Logs { ended_max_mb: 512, function_max_mb: 32, keep_hours: 72 }
+    }
+}
+
+impl Logs {
+    pub(crate) fn limits(self) -> muster_engine::logs::Limits {
+        muster_engine::logs::Limits {
+            function_bytes: self.function_max_mb.saturating_mul(1 << 20),
+            node_bytes: self.ended_max_mb.saturating_mul(1 << 20),
+            age: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
+            ..muster_engine::logs::Limits::default()
+        }
+    }
+}
+
+/// The files that functions are made of, which the cluster keeps.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Packages {
+    /// The largest that this node takes, in MiB.
+    pub max_mb: u64,
+    /// How long one is kept that no version of a function is of. The leader's setting counts.
+    pub keep_unused_seconds: u64,
+}
+
+impl Default for Packages {
+    fn default() -> Self {
+        Packages { max_mb: 2048, keep_unused_seconds: 3600 }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
@@ -153,34 +272,80 @@ impl Config {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        ensure!(self.node_id > 0, "`node_id` must be above 0");
+        ensure!(self.node_id != Some(0), "`node_id` must be above 0");
+        if let Some(join) = &self.join {
+            ensure!(self.bootstrap.is_none(), "`join` and `bootstrap` exclude each other");
+            ensure!(
+                self.node_id.is_none(),
+                "`join` and `node_id` exclude each other: who joins is given an id"
+            );
+            ensure!(!join.addresses.is_empty(), "`join.addresses` must name a member's peer address");
+        }
         self.raft.validate().map_err(anyhow::Error::msg)?;
         self.gateway.validate().context("`gateway`")?;
         for (name, value) in [
             ("agent.report_every_ms", self.agent.report_every_ms),
             ("agent.reconcile_every_ms", self.agent.reconcile_every_ms),
             ("controller.plan_every_ms", self.controller.plan_every_ms),
+            ("ledger.hours_for_days", self.ledger.hours_for_days.into()),
+            ("ledger.days_for_months", self.ledger.days_for_months.into()),
+            ("packages.max_mb", self.packages.max_mb),
+            ("packages.keep_unused_seconds", self.packages.keep_unused_seconds),
         ] {
             ensure!(value > 0, "`{name}` must be above 0");
         }
+        let most = muster_engine::PREPARED_MAX;
+        ensure!(
+            self.engine.prepared_namespaces <= most,
+            "`engine.prepared_namespaces` must be at most {most}"
+        );
         ensure!(
             self.controller.down_after_ms > 2 * self.agent.report_every_ms,
             "`controller.down_after_ms` must be more than twice `agent.report_every_ms`"
         );
+        let (least, most) = (CERTIFICATE_DAYS.start(), CERTIFICATE_DAYS.end());
+        ensure!(
+            CERTIFICATE_DAYS.contains(&self.peer.certificate_days),
+            "`peer.certificate_days` must be between {least} and {most}"
+        );
+        ensure!(self.peer.certificate_seconds != Some(0), "`peer.certificate_seconds` must be above 0");
         if let Some(bootstrap) = &self.bootstrap {
-            let own = bootstrap.members.iter().any(|member| member.id == self.node_id);
-            ensure!(own, "`bootstrap.members` must name this node, {}", self.node_id);
+            let node = self.node_id.context("`node_id` must be set where `bootstrap` is")?;
+            let own = bootstrap.members.iter().any(|member| member.id == node);
+            ensure!(own, "`bootstrap.members` must name this node, {node}");
         }
         Ok(())
     }
 
+    /// # Panics
+    /// For a node that joins, before its id is settled as its store is opened.
     pub fn node(&self) -> NodeId {
-        NodeId(self.node_id)
+        NodeId(self.node_id.expect("the id is settled as the store is opened"))
     }
 
-    /// Reads the secret that nodes show each other.
-    pub fn peer_secret(&self) -> anyhow::Result<String> {
-        let path = &self.peer.secret_file;
+    /// `host:port` where clients reach it.
+    pub(crate) fn http_address(&self) -> String {
+        self.http.advertise.clone().unwrap_or_else(|| self.http.listen.to_string())
+    }
+
+    /// `host:port` where other nodes reach it.
+    pub(crate) fn peer_address(&self) -> String {
+        self.peer.advertise.clone().unwrap_or_else(|| self.peer.listen.to_string())
+    }
+
+    pub(crate) fn certificate_lasts(&self) -> Duration {
+        let days = self.peer.certificate_days * 24 * 3600;
+        Duration::from_secs(self.peer.certificate_seconds.unwrap_or(days))
+    }
+
+    /// Where the node's own certificate and key are.
+    pub(crate) fn credentials_dir(&self) -> PathBuf {
+        self.data_dir.join("tls")
+    }
+
+    /// Reads the secret that the founding nodes share, if this node has it.
+    pub(crate) fn peer_secret(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.peer.secret_file else { return Ok(None) };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read `peer.secret_file` {}", path.display()))?;
         let secret = text.trim();
@@ -190,7 +355,7 @@ impl Config {
                 path.display()
             );
         }
-        Ok(secret.to_owned())
+        Ok(Some(secret.to_owned()))
     }
 }
 
@@ -220,9 +385,16 @@ mod tests {
         for (text, named) in [
             (GOOD.replace("node_id = 1", "node_id = 0"), "node_id"),
             (GOOD.replace("listen = \"127.0.0.1:8081\"", "listen = \"nowhere\""), "listen"),
+            (format!("{GOOD}\n[join]\naddresses = [\"a:1\"]"), "exclude each other"),
+            (GOOD.replace("node_id = 1", "join = { addresses = [] }"), "join.addresses"),
+            (format!("{GOOD}\n[raft]\nvoters_max = 4"), "raft.voters_max"),
+            (format!("{GOOD}\ncertificate_days = 0"), "peer.certificate_days"),
+            (format!("{GOOD}\n[http.tls]\nkey_file = \"k\""), "certificate_file"),
             (format!("{GOOD}\n[raft]\nheartbeat_ms = 500"), "raft.heartbeat_ms"),
             (format!("{GOOD}\n[raft]\nhartbeat_ms = 500"), "hartbeat_ms"),
             (format!("{GOOD}\n[controller]\ndown_after_ms = 100"), "controller.down_after_ms"),
+            (format!("{GOOD}\n[ledger]\nhours_for_days = 0"), "ledger.hours_for_days"),
+            (format!("{GOOD}\n[engine]\nprepared_namespaces = 33"), "engine.prepared_namespaces"),
             (format!("{GOOD}\n[bootstrap]\nmembers = []\nroot_key_file = \"k\""), "bootstrap.members"),
         ] {
             let error = format!("{:#}", parse(&text).unwrap_err());

@@ -20,12 +20,9 @@ pub(crate) fn profile(config: &Config, engines: BTreeSet<EngineKind>) -> anyhow:
             None => cpu_millis().context("cannot count the host's cores; set `capacity.cpu_millis`")?,
         },
     };
-    let advertised = |address: &Option<String>, listen: std::net::SocketAddr| {
-        address.clone().unwrap_or_else(|| listen.to_string())
-    };
     Ok(Profile {
-        http: advertised(&config.http.advertise, config.http.listen),
-        peer: advertised(&config.peer.advertise, config.peer.listen),
+        http: config.http_address(),
+        peer: config.peer_address(),
         capacity,
         engines,
         labels: config.labels.clone(),

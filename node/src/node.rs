@@ -8,116 +8,101 @@
 //! gateway ─────────▶ meter ─▶ journal ─▶ consensus (ledger)
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use http::Request;
 use hyper::body::Incoming;
-use muster_consensus::Consensus;
+use muster_consensus::Identity;
 use muster_core::functions::EngineKind;
-use muster_core::ids::{ClusterId, Incarnation};
-use muster_core::{Command, nodes};
-use muster_engine::{DockerEngine, Engine, ProcessEngine};
-use muster_gateway::Gateway;
+use muster_core::ids::{ClusterId, Incarnation, NodeId, StoreId};
+use muster_engine::{DockerEngine, Engine, ProcessEngine, logs};
+use muster_gateway::{Caller, Door, Gateway};
 use muster_storage::{Options, Store};
+use muster_tls::{PeerTls, PublicTls};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::agent::Agent;
 use crate::config::{Config, EngineChoice};
-use crate::controller::Controller;
+use crate::credentials::Own;
 use crate::http::App;
-use crate::meter::Meter;
-use crate::peer::{PeerSecret, PeerService};
-use crate::plane::Plane;
-use crate::{bootstrap, host};
+use crate::parts::{Engines, Parts, Surroundings};
+use crate::peer::PeerService;
+use crate::random;
+use crate::transport::PeerTransport;
+use crate::{enrollment, leaving};
 
-/// The pause before something that needs a quorum is tried again at start.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stopping node waits for its usage to reach the ledger; the journal keeps the rest.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to finish when the node stops.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the public listener's certificate was replaced.
+const RELOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
     store: Store,
-    consensus: Consensus,
-    meter: Meter,
+    parts: Parts,
+    incarnation: Incarnation,
     public_address: SocketAddr,
     /// Public listener first: peers must be served while its requests finish.
     stop_public: CancellationToken,
     public: TaskTracker,
-    stop_rest: CancellationToken,
-    rest: TaskTracker,
-    /// Cancelled if the controller or the agent panics.
-    broken: CancellationToken,
 }
 
 impl Node {
     /// Opens the store, takes part in the cluster and listens. Returns when the listeners are
     /// bound; whether the node is ready, `/readyz` tells.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let secret = config.peer_secret()?;
-        let id = config.node();
+        Self::start_with(config, |config| Box::new(HostEngines(config.clone()))).await
+    }
+
+    /// As [`Node::start`], over other engines than the configuration names, made when the node's id is settled: for
+    /// benchmarks and tests.
+    pub async fn start_with(
+        mut config: Config,
+        engines: impl FnOnce(&Config) -> Box<dyn Engines>,
+    ) -> anyhow::Result<Self> {
+        let door = public_door(&config)?;
         let public_listener = listen(config.http.listen).await?;
         let peer_listener = listen(config.peer.listen).await?;
-        let (store, incarnation) = open(&config).await?;
-        let consensus = Consensus::start(id, incarnation, &config.raft, &store, secret.clone())
-            .await
-            .context("cannot start consensus")?;
-        let meter = Meter::spawn(id, incarnation, store.journal(), consensus.clone());
-        let gateway_config = muster_gateway::Config {
-            node: id,
-            peer_secret: muster_gateway::Secret::new(secret.clone()),
-            ..config.gateway.clone()
-        };
-        let plane = Arc::new(Plane { consensus: consensus.clone() });
-        let gateway = Gateway::new(gateway_config, plane, Arc::new(meter.clone()));
-        let controller = Controller::new(&config, consensus.clone(), secret.clone());
-        let (stop_public, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let (public, rest) = (TaskTracker::new(), TaskTracker::new());
-
-        let peer_service = PeerService {
-            consensus: consensus.clone(),
-            controller: controller.clone(),
-            gateway: Arc::clone(&gateway),
-            secret: Arc::new(PeerSecret::new(&secret)),
-        };
-        rest.spawn(serve_peers(peer_listener, peer_service, stop_rest.clone()));
-        let app = App {
-            consensus: consensus.clone(),
-            controller: controller.clone(),
-            gateway: Arc::clone(&gateway),
+        let (store, identity) = open(&config).await?;
+        let Identity { node: id, incarnation, .. } = identity;
+        config.node_id = Some(id.0);
+        let certificate_lasts = config.certificate_lasts();
+        let own = Own::open(&config)?;
+        let tls = own.tls.clone();
+        let surroundings = Surroundings {
             store: store.clone(),
+            identity,
+            transport: Arc::new(PeerTransport::new(tls.clone())),
+            tls: Some(tls.clone()),
+            authority: own.seed(),
+            engines: engines(&config),
+            packages_dir: Some(config.data_dir.join("packages")),
         };
+        let parts = Parts::start(config, surroundings).await?;
+
+        let renewing = own.keep_renewed(parts.consensus.clone());
+        parts.tasks.spawn(until(parts.stop.clone(), renewing));
+        let peer_service = PeerService { parts: parts.clone(), certificate_lasts };
+        parts.tasks.spawn(serve_peers(peer_listener, tls, peer_service, parts.stop.clone()));
         let public_address = public_listener.local_addr().context("the listener has no address")?;
-        public.spawn(serve_public(public_listener, Arc::clone(&gateway), app, stop_public.clone()));
-        let broken = CancellationToken::new();
-        rest.spawn(vital(controller.clone().run(stop_rest.clone()), broken.clone()));
-        let joining = join(
-            config,
-            incarnation,
-            consensus.clone(),
-            controller,
-            gateway,
-            meter.clone(),
-            stop_rest.clone(),
-        );
-        let hosting = async move {
-            if let Err(error) = joining.await {
-                tracing::error!("this host runs no instances: {error:#}");
-            }
-        };
-        rest.spawn(vital(hosting, broken.clone()));
+        let (stop_public, public) = (CancellationToken::new(), TaskTracker::new());
+        if let Door::Public(tls) = &door {
+            parts.tasks.spawn(until(parts.stop.clone(), keep_reloaded(tls.clone())));
+        }
+        let gateway = Arc::clone(&parts.gateway);
+        let app = parts.app(stop_public.clone());
+        public.spawn(serve_public(public_listener, door, gateway, app, stop_public.clone()));
         tracing::info!(node = %id, %incarnation, address = %public_address, "listening");
-        Ok(Node { store, consensus, meter, public_address, stop_public, public, stop_rest, rest, broken })
+        Ok(Node { store, parts, incarnation, public_address, stop_public, public })
     }
 
     /// Where the public listener is.
@@ -127,32 +112,54 @@ impl Node {
 
     /// Resolves, with the reason, if the node can no longer take part in the cluster.
     pub async fn failed(&self) -> String {
+        self.parts.failed().await
+    }
+
+    /// Resolves once this node was removed from the cluster. One that is to be, and has drained, finishes its
+    /// requests and says so on the way.
+    pub async fn removed(&self) {
+        let consensus = &self.parts.consensus;
+        let taking_leave = async {
+            leaving::drained(consensus).await;
+            tracing::info!(
+                "this node is to be removed: it finishes what is in flight and takes no more requests"
+            );
+            self.stop_public.cancel();
+            self.public.close();
+            self.public.wait().await;
+            leaving::leave(consensus, self.incarnation, &self.parts.meter).await;
+            std::future::pending().await
+        };
         tokio::select! {
-            reason = self.consensus.stopped() => format!("consensus has stopped: {reason}"),
-            // Half a node is worse than none: it would keep its instances and follow no decision.
-            () = self.broken.cancelled() => "a part of the node panicked".to_owned(),
+            () = consensus.removed() => {}
+            () = taking_leave => {}
         }
     }
 
-    /// Finishes what is in flight, ships usage, closes the store.
+    /// Gives the leadership away, finishes what is in flight, ships usage, closes the store.
     pub async fn stop(self) {
+        self.parts.consensus.retire().await;
         self.stop_public.cancel();
         self.public.close();
         if tokio::time::timeout(STOP_LIMIT, self.public.wait()).await.is_err() {
             tracing::warn!("requests were still in flight when the node stopped");
         }
-        if !self.meter.settle(SETTLE_LIMIT).await {
+        // Only now: requests of its own may have waited for its own instances.
+        if tokio::time::timeout(STOP_LIMIT, self.parts.gateway.host().wind_down()).await.is_err() {
+            tracing::warn!("requests from other nodes were still in flight when the node stopped");
+        }
+        if !self.parts.meter.settle(SETTLE_LIMIT).await {
             tracing::info!("some usage stays in the journal until the next start");
         }
-        self.stop_rest.cancel();
+        self.parts.stop.cancel();
         // Before the peers' requests have finished: a leader that nobody reaches any more must not
         // keep the others from electing one.
-        self.consensus.shutdown().await;
-        self.rest.close();
-        if tokio::time::timeout(STOP_LIMIT, self.rest.wait()).await.is_err() {
+        self.parts.consensus.shutdown().await;
+        self.parts.tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, self.parts.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not stop in time");
         }
-        if !self.meter.journal(SETTLE_LIMIT).await {
+        if !self.parts.meter.journal(SETTLE_LIMIT).await {
             tracing::warn!("usage of the last requests was not journaled");
         }
         let store = self.store;
@@ -162,147 +169,144 @@ impl Node {
     }
 }
 
-/// Runs a part without which the node is of no use, and tells if it panics.
-async fn vital(part: impl Future<Output = ()>, broken: CancellationToken) {
-    let armed = broken.drop_guard();
-    part.await;
-    armed.disarm();
-}
-
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn open(config: &Config) -> anyhow::Result<(Store, Incarnation)> {
-    let (dir, id) = (config.data_dir.clone(), config.node());
-    let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+async fn open(config: &Config) -> anyhow::Result<(Store, Identity)> {
+    let dir = config.data_dir.clone();
+    let (store, own) = blocking(move || {
         let store = Store::open(&dir, Options::default())
             .with_context(|| format!("cannot open the store in {}", dir.display()))?;
-        store.claim_node(id).context("this store is another node's")?;
-        let incarnation = store.begin_incarnation().context("cannot begin a new incarnation")?;
-        Ok((store, incarnation))
-    });
-    opening.await.context("opening the store panicked")?
+        // Before it is asked which node it is: asked again, it must be the same that asks.
+        let own = store.adopt(StoreId(random::id())).context("cannot give the store an id")?;
+        Ok((store, own))
+    })
+    .await?;
+    let node = match (store.identity().node, config.node_id, &config.join) {
+        (Some(node), ..) if config.node_id.is_none() => node,
+        (_, Some(id), _) => NodeId(id),
+        (_, None, Some(join)) => {
+            enrollment::enroll(config, join, own).await.context("cannot join the cluster")?
+        }
+        (_, None, None) => bail!(
+            "{} is empty, and neither `node_id` (of a founding member) nor `join` (to join a cluster) is set",
+            config.data_dir.display()
+        ),
+    };
+    let opened = store.clone();
+    let incarnation = blocking(move || {
+        opened.claim_node(node, own).context("this store is another node's")?;
+        opened.begin_incarnation().context("cannot begin a new incarnation")
+    })
+    .await?;
+    Ok((store, Identity { node, store: own, incarnation }))
 }
 
-async fn serve_peers(listener: TcpListener, service: PeerService, stop: CancellationToken) {
-    let handler = move |request: Request<Incoming>, _remote| service.clone().handle(request);
-    muster_gateway::serve(listener, handler, muster_gateway::Limits::for_peers(), stop).await;
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("opening the store panicked")?
+}
+
+fn public_door(config: &Config) -> anyhow::Result<Door> {
+    let Some(files) = &config.http.tls else { return Ok(Door::Plain) };
+    let tls = PublicTls::load(&files.certificate_file, &files.key_file);
+    tls.map(Door::Public).context("cannot use the certificate of `http.tls`")
+}
+
+/// Takes new files of the public certificate into use, without end.
+async fn keep_reloaded(tls: PublicTls) {
+    loop {
+        tokio::time::sleep(RELOAD_EVERY).await;
+        let reloading = tls.clone();
+        match tokio::task::spawn_blocking(move || reloading.reload()).await {
+            Ok(Ok(true)) => tracing::info!("the certificate of the public listener was replaced"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(
+                "the certificate of `http.tls` has changed and cannot be used; the one before stays in use: {:#}",
+                anyhow::Error::new(error)
+            ),
+            Err(_panicked) => return,
+        }
+    }
+}
+
+/// Runs something without an end until the node stops.
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn serve_peers(listener: TcpListener, tls: PeerTls, service: PeerService, stop: CancellationToken) {
+    let handler = move |request: Request<Incoming>, caller| service.clone().handle(request, caller);
+    let limits = muster_gateway::Limits::for_peers();
+    muster_gateway::serve(listener, Door::Peers(tls), handler, limits, stop).await;
 }
 
 /// One port for both: invocations never pass through the admin API's router.
-async fn serve_public(listener: TcpListener, gateway: Arc<Gateway>, app: App, stop: CancellationToken) {
+async fn serve_public(
+    listener: TcpListener,
+    door: Door,
+    gateway: Arc<Gateway>,
+    app: App,
+    stop: CancellationToken,
+) {
     let admin = crate::http::router(app);
-    let handler = move |request: Request<Incoming>, remote| {
+    let handler = move |request: Request<Incoming>, caller: Caller| {
         let (gateway, admin) = (Arc::clone(&gateway), admin.clone());
         async move {
             if muster_gateway::is_invocation(&request) {
-                return gateway.handle(request, remote).await;
+                return gateway.handle(request, caller.address).await;
             }
             let answer = admin.oneshot(request).await.unwrap_or_else(|never| match never {});
             answer.map(muster_gateway::boxed)
         }
     };
-    muster_gateway::serve(listener, handler, muster_gateway::Limits::default(), stop).await;
+    muster_gateway::serve(listener, door, handler, muster_gateway::Limits::default(), stop).await;
 }
 
-/// What needs a quorum: begin the cluster if asked to, register this host, then run its agent.
-async fn join(
-    config: Config,
-    incarnation: Incarnation,
-    consensus: Consensus,
-    controller: Controller,
-    gateway: Arc<Gateway>,
-    meter: Meter,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let joined = async {
-        if let Some(bootstrap) = &config.bootstrap {
-            bootstrap::run(&consensus, bootstrap).await?;
-        }
-        let cluster = cluster_id(&consensus).await?;
-        let engines = engines(&config, cluster).await?;
-        register(&config, incarnation, &consensus, engines.keys().copied().collect()).await?;
-        anyhow::Ok((cluster, engines))
-    };
-    let (cluster, engines) = tokio::select! {
-        joined = joined => joined?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    Agent::new(&config, cluster, incarnation, engines, consensus, controller, gateway, meter).run(stop).await;
-    Ok(())
-}
+/// Child processes and Docker containers, as the configuration says.
+struct HostEngines(Config);
 
-async fn cluster_id(consensus: &Consensus) -> anyhow::Result<ClusterId> {
-    let mut changes = consensus.changes();
-    loop {
-        if let Some(cluster) = consensus.with_state(|state| state.cluster) {
-            return Ok(cluster);
-        }
-        changes.changed().await.context("consensus has stopped")?;
+impl HostEngines {
+    /// Where an engine keeps the output of its instances.
+    fn logs(&self, engine: &str) -> anyhow::Result<logs::Store> {
+        let dir = self.0.data_dir.join("logs").join(engine);
+        logs::Store::open(dir, self.0.logs.limits()).context("cannot keep the output of instances")
     }
 }
 
-async fn engines(
-    config: &Config,
-    cluster: ClusterId,
-) -> anyhow::Result<BTreeMap<EngineKind, Arc<dyn Engine>>> {
-    let mut engines: BTreeMap<EngineKind, Arc<dyn Engine>> = BTreeMap::new();
-    if config.engine.kind != EngineChoice::Docker {
-        let dir = config.data_dir.join("instances");
-        let engine =
-            ProcessEngine::new(cluster, config.node(), dir).context("cannot start the process engine")?;
-        engines.insert(EngineKind::Process, Arc::new(engine));
-    }
-    if config.engine.kind != EngineChoice::Process {
-        let socket = config.engine.docker_socket.as_deref();
-        let engine = loop {
-            match DockerEngine::connect(socket, cluster, config.node()).await {
-                Ok(engine) => break engine,
-                // The engine may be restarting; the node serves and votes meanwhile.
-                Err(error) => {
-                    tracing::warn!("the Docker Engine does not answer: {:#}", anyhow::Error::new(error));
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+#[async_trait::async_trait]
+impl Engines for HostEngines {
+    async fn connect(&self, cluster: ClusterId) -> anyhow::Result<BTreeMap<EngineKind, Arc<dyn Engine>>> {
+        let config = &self.0;
+        let mut engines: BTreeMap<EngineKind, Arc<dyn Engine>> = BTreeMap::new();
+        if config.engine.kind != EngineChoice::Docker {
+            let (dir, logs) = (config.data_dir.join("instances"), self.logs("process")?);
+            let engine = ProcessEngine::new(cluster, config.node(), dir, logs)
+                .context("cannot start the process engine")?;
+            engines.insert(EngineKind::Process, Arc::new(engine));
+        }
+        if config.engine.kind != EngineChoice::Process {
+            let socket = config.engine.docker_socket.as_deref();
+            let logs = self.logs("docker")?;
+            let engine = loop {
+                match DockerEngine::connect(socket, cluster, config.node(), logs.clone()).await {
+                    Ok(engine) => break engine,
+                    // The engine may be restarting; the node serves and votes meanwhile.
+                    Err(error) => {
+                        tracing::warn!("the Docker Engine does not answer: {:#}", anyhow::Error::new(error));
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
                 }
-            }
-        };
-        engines.insert(EngineKind::Docker, Arc::new(engine));
-    }
-    Ok(engines)
-}
-
-async fn register(
-    config: &Config,
-    incarnation: Incarnation,
-    consensus: &Consensus,
-    engines: BTreeSet<EngineKind>,
-) -> anyhow::Result<()> {
-    let node = config.node();
-    let profile = host::profile(config, engines)?;
-    loop {
-        let command = nodes::Command::Register { node, incarnation, profile: profile.clone() };
-        match consensus.propose(Command::Nodes(command)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(rejection)) => anyhow::bail!("the cluster refused this node: {rejection}"),
-            Err(error) => {
-                tracing::debug!(%error, "waiting for a quorum to register");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+            };
+            let engine = engine.prepare_namespaces(config.engine.prepared_namespaces);
+            let engine = if config.engine.firewall { engine } else { engine.without_firewall() };
+            engines.insert(EngineKind::Docker, Arc::new(engine));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_part_that_panics_is_told_and_one_that_ends_is_not() {
-        let broken = CancellationToken::new();
-        vital(async {}, broken.clone()).await;
-        assert!(!broken.is_cancelled());
-        let panicking = vital(async { panic!("as intended") }, broken.clone());
-        assert!(tokio::spawn(panicking).await.is_err());
-        assert!(broken.is_cancelled());
+        Ok(engines)
     }
 }

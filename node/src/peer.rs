@@ -1,15 +1,23 @@
-//! What other nodes may ask: the log's messages, load reports, and invocations sent to this host.
+//! What other nodes may ask: the log's messages, load reports, invocations sent to this host, and what
+//! its instances have written.
+//!
+//! TLS has made certain which node calls, or that it showed no certificate. Here it is decided whether it is heard.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use muster_consensus::{Consensus, RPC_BODY_MAX, RPC_PREFIX};
-use muster_gateway::{Body, Gateway};
+use muster_consensus::RPC_BODY_MAX;
+use muster_core::ClusterState;
+use muster_core::ids::NodeId;
+use muster_gateway::{Body, Caller};
 
-use crate::controller::{Controller, REPORT_PREFIX};
+use crate::enrollment::{self, ENROLL_PATH};
+use crate::logs;
+use crate::packages;
+use crate::parts::Parts;
 
 /// The peer listener's paths that belong to the gateway.
 const GATEWAY_PREFIX: &str = "/peer/gateway/";
@@ -17,73 +25,98 @@ const GATEWAY_PREFIX: &str = "/peer/gateway/";
 /// Serves the listener for other nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerService {
-    pub(crate) consensus: Consensus,
-    pub(crate) controller: Controller,
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) secret: Arc<PeerSecret>,
+    pub(crate) parts: Parts,
+    /// Of the certificates that joiners are given.
+    pub(crate) certificate_lasts: Duration,
 }
 
-/// The secret that nodes show each other, as its hash: comparing hashes takes constant time.
-pub(crate) struct PeerSecret(muster_core::accounts::KeyHash);
-
-impl std::fmt::Debug for PeerSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PeerSecret(…)")
-    }
-}
-
-impl PeerSecret {
-    pub(crate) fn new(secret: &str) -> Self {
-        PeerSecret(muster_core::accounts::KeyHash::of(secret))
-    }
-
-    fn is_shown_by<B>(&self, request: &Request<B>) -> bool {
-        let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        shown.and_then(|text| text.strip_prefix("Bearer ")).is_some_and(|secret| self.0.matches(secret))
-    }
+/// Whether a node that has a certificate is still to be heard. Those that were removed are refused here, upon
+/// each request, so that open connections do not help them.
+fn admitted(state: &ClusterState, node: NodeId) -> bool {
+    !state.members.is_removed(node)
 }
 
 impl PeerService {
-    pub(crate) async fn handle(self, request: Request<Incoming>) -> Response<Body> {
-        if !self.secret.is_shown_by(&request) {
-            tracing::warn!(path = request.uri().path(), "a caller without the peer secret was refused");
-            return plain(StatusCode::UNAUTHORIZED, "the peer secret is missing or wrong");
-        }
+    pub(crate) async fn handle(self, request: Request<Incoming>, caller: Caller) -> Response<Body> {
         let path = request.uri().path().to_owned();
+        let refuse = |status, reason| {
+            let (remote, node) = (caller.address, caller.node.map(|node| node.0));
+            tracing::warn!(%remote, node, path, reason, "a caller was refused at the peer port");
+            plain(status, reason)
+        };
+        if request.method() == Method::POST && path == ENROLL_PATH {
+            let body = match Limited::new(request.into_body(), enrollment::MESSAGE_MAX).collect().await {
+                Ok(collected) => collected.to_bytes(),
+                Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
+            };
+            return match enrollment::answer(&self.parts, self.certificate_lasts, &body).await {
+                Ok(bytes) => Response::new(muster_gateway::full(Bytes::from(bytes))),
+                Err(problem) => plain(StatusCode::BAD_REQUEST, &problem),
+            };
+        }
+        let Some(node) = caller.node else {
+            return refuse(StatusCode::UNAUTHORIZED, "it showed no node's certificate");
+        };
+        // What it is told is that it was removed.
+        let asks_why = path == muster_consensus::STANDING_PATH;
+        if !asks_why && !self.parts.consensus.with_state(|state| admitted(state, node)) {
+            return refuse(StatusCode::FORBIDDEN, "the node was removed from the cluster");
+        }
         if path.starts_with(GATEWAY_PREFIX) {
-            return self.gateway.handle_peer(request).await;
+            return self.parts.gateway.handle_peer(request).await;
+        }
+        if path == logs::PEER_PATH {
+            return self.logs(request).await;
+        }
+        if path == packages::READ_PATH || path == packages::COPY_PATH {
+            return self.packages(node, path == packages::READ_PATH, request).await;
         }
         let body = match Limited::new(request.into_body(), RPC_BODY_MAX).collect().await {
             Ok(collected) => collected.to_bytes(),
             Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
         };
-        let answer = if let Some(method) = path.strip_prefix(RPC_PREFIX) {
-            self.consensus.handle_rpc(method, &body).await.map_err(|error| describe(&error))
-        } else if let Some(method) = path.strip_prefix(REPORT_PREFIX) {
-            self.controller.handle_rpc(method, &body).map_err(|error| describe(&error))
-        } else {
+        let Some(answer) = self.parts.answer_peer(node, &path, &body).await else {
             return plain(StatusCode::NOT_FOUND, "there is no such peer request");
         };
         match answer {
             Ok(bytes) => Response::new(muster_gateway::full(Bytes::from(bytes))),
             Err(problem) => {
-                tracing::warn!(path, problem, "a peer's request was refused");
+                tracing::warn!(remote = %caller.address, %node, path, problem, "a peer's request was refused");
                 plain(StatusCode::BAD_REQUEST, &problem)
             }
         }
     }
 }
 
-/// An error with its sources.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+impl PeerService {
+    /// Sends a package, or gets itself a copy of one.
+    async fn packages(self, caller: NodeId, reads: bool, request: Request<Incoming>) -> Response<Body> {
+        let body = match Limited::new(request.into_body(), packages::ask_max()).collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
+        };
+        let answered = match reads {
+            true => self.parts.packages.answer_read(&body).await,
+            false => self.parts.packages.answer_copy(caller, &body).await.map(Some),
+        };
+        match answered {
+            Ok(Some(bytes)) => Response::new(muster_gateway::boxed(bytes)),
+            Ok(None) => plain(StatusCode::NOT_FOUND, "the package is not here"),
+            Err(problem) => plain(StatusCode::SERVICE_UNAVAILABLE, &problem),
+        }
     }
-    text
+
+    /// Sends this host's share of a function's output, until the peer goes.
+    async fn logs(self, request: Request<Incoming>) -> Response<Body> {
+        let body = match Limited::new(request.into_body(), logs::ask_max()).collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
+        };
+        match self.parts.logs.answer_peer(&body, self.parts.stop.clone()).await {
+            Ok(lines) => Response::new(muster_gateway::boxed(lines)),
+            Err(problem) => plain(StatusCode::SERVICE_UNAVAILABLE, &problem),
+        }
+    }
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Body> {

@@ -30,6 +30,10 @@ impl ControlPlane for Plane {
         self.consensus.has_quorum()
     }
 
+    fn may_admit(&self) -> bool {
+        self.consensus.holds_lease()
+    }
+
     fn refresh(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // Without a quorum the refusal stands on what is known.

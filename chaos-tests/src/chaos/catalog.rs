@@ -1,11 +1,9 @@
 //! What a run sets up before it begins: accounts with lasting keys, and functions to invoke.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
-use muster_api::{FunctionSpec, Scaling, UsageDurability};
+use muster_api::{FunctionSpec, Payer, Queue, Scaling, UsageDurability};
 
-use super::recorder;
+use super::notes::Notes;
 use crate::functions;
 
 /// Accounts whose keys and grants are left alone: their usage is counted.
@@ -23,6 +21,20 @@ pub const CRASH: &str = "crash";
 pub const NONSENSE: &str = "nonsense";
 pub const TRUNCATE: &str = "truncate";
 
+/// Invoked by faults alone, not by workers.
+/// By many clients at the same time, while it is at zero.
+pub const HERD: &str = "herd";
+/// By clients that are slow or go away.
+pub const CROWD: &str = "crowd";
+pub const NEVER_READY: &str = "never-ready";
+/// Asked to exceed its memory, where that is limited.
+pub const HUNGRY: &str = "hungry";
+
+/// Instances of each function.
+pub const INSTANCES_MAX: u32 = 3;
+/// Requests that wait for the herd's function at a node; more are refused.
+const HERD_WAITING_MAX: u32 = 50;
+
 /// What is invoked, by weight.
 pub const INVOKED: [(u64, &str); 9] = [
     (25, ACKNOWLEDGED),
@@ -35,6 +47,9 @@ pub const INVOKED: [(u64, &str); 9] = [
     (3, NONSENSE),
     (3, TRUNCATE),
 ];
+
+/// Those that get new versions again and again.
+pub const REDEPLOYED: [&str; 2] = [ACKNOWLEDGED, INTERVAL];
 
 /// One deadline for all: long enough for a cold start on a busy machine after a failover.
 pub const TIMEOUT_MS: u64 = 8_000;
@@ -49,22 +64,27 @@ pub fn holder(worker: u64) -> String {
     format!("holder-{worker}")
 }
 
-/// The functions to deploy. Under Docker `image` is one of `faulty`; else functions are processes
-/// that note each execution in `executions`.
+/// The `number`th admin whom one worker appoints. No name comes back.
+pub fn deputy(worker: u64, number: u64) -> String {
+    format!("deputy-{worker}-{number}")
+}
+
+/// A function that one worker changes with the keys of such admins.
+pub fn ruled(worker: u64) -> String {
+    format!("ruled-{worker}")
+}
+
+/// The functions to deploy, which note their executions with `notes`.
 ///
 /// # Errors
 /// Where the recording function cannot be made.
-pub fn invoked(executions: &Path, image: Option<&str>) -> Result<Vec<(&'static str, FunctionSpec)>> {
-    let recording = match image {
-        Some(image) => functions::faulty_image(image, "echo"),
-        None => recorder::spec(executions)?,
-    };
-    let faulty = |mode| match image {
-        Some(image) => functions::faulty_image(image, mode),
-        None => functions::faulty(mode),
-    };
-    let scaled = |spec: &FunctionSpec, min, keep_alive_ms, durability| {
-        let scaling = Scaling { min, max: 3, target_utilization: 0.7, window_ms: 2_000, keep_alive_ms };
+pub fn invoked(notes: &Notes) -> Result<Vec<(&'static str, FunctionSpec)>> {
+    let recording = notes.function()?;
+    let faulty = |mode| notes.faulty(mode);
+    let scaled = |spec: &FunctionSpec, min, keep_alive_ms: u64, durability| {
+        let keep_alive_ms = keep_alive_ms.into();
+        let scaling =
+            Scaling { min, max: INSTANCES_MAX, window_ms: 2_000, keep_alive_ms, ..Scaling::default() };
         let (timeout_ms, startup_timeout_ms) = (TIMEOUT_MS, 6_000);
         let spec = spec.clone();
         FunctionSpec {
@@ -77,25 +97,34 @@ pub fn invoked(executions: &Path, image: Option<&str>) -> Result<Vec<(&'static s
         }
     };
     use UsageDurability::{Acknowledged, Interval, Replicated};
+    let herd = scaled(&recording, 0, 500, Acknowledged);
+    let never_ready = scaled(&faulty("never-ready"), 0, 500, Interval);
     Ok(vec![
         (ACKNOWLEDGED, scaled(&recording, 1, 5_000, Acknowledged)),
         (REPLICATED, scaled(&recording, 0, 5_000, Replicated)),
         (INTERVAL, scaled(&recording, 1, 5_000, Interval)),
-        (COLD, scaled(&recording, 0, 500, Acknowledged)),
+        // Most of its instances end while others look on, so what they cost can be added up.
+        (COLD, FunctionSpec { payer: Payer::Callers, ..scaled(&recording, 0, 500, Acknowledged) }),
         (IDEMPOTENT, FunctionSpec { idempotent: true, ..scaled(&recording, 0, 5_000, Acknowledged) }),
         (FRAGILE, scaled(&recording, 0, 5_000, Acknowledged)),
         (CRASH, scaled(&faulty("crash"), 0, 5_000, Interval)),
         (NONSENSE, scaled(&faulty("nonsense"), 0, 5_000, Interval)),
         (TRUNCATE, scaled(&faulty("truncate"), 0, 5_000, Interval)),
+        (HERD, FunctionSpec { queue: Queue { max_waiting: HERD_WAITING_MAX }, ..herd }),
+        (CROWD, scaled(&recording, 0, 2_000, Acknowledged)),
+        (NEVER_READY, FunctionSpec { startup_timeout_ms: 2_000, ..never_ready }),
+        (HUNGRY, scaled(&recording, 0, 2_000, Acknowledged)),
     ])
 }
 
 /// How usage of a function is kept; `None` for a name that is not deployed.
 pub fn durability(function: &str) -> Option<UsageDurability> {
     match function {
-        ACKNOWLEDGED | COLD | IDEMPOTENT | FRAGILE => Some(UsageDurability::Acknowledged),
+        ACKNOWLEDGED | COLD | IDEMPOTENT | FRAGILE | HERD | CROWD | HUNGRY => {
+            Some(UsageDurability::Acknowledged)
+        }
         REPLICATED => Some(UsageDurability::Replicated),
-        INTERVAL | CRASH | NONSENSE | TRUNCATE => Some(UsageDurability::Interval),
+        INTERVAL | CRASH | NONSENSE | TRUNCATE | NEVER_READY => Some(UsageDurability::Interval),
         _ => None,
     }
 }

@@ -2,8 +2,6 @@
 //! judged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use muster_api::{Account, Function, Instance, Usage};
 use serde_json::Value;
 
-use super::catalog;
 use super::evidence::{Bounds, FinalView, Finals, Liveness};
+use super::notes::Notes;
 use super::op::{Mode, Op, Verdict};
 use super::perform::{granted, rev};
 use super::plan::Plan;
-use super::recorder;
+use super::watch;
 use super::workload::Stage;
-use crate::Engine;
+use super::{catalog, faults};
 use crate::wait::until;
 
 /// Between two attempts at something that must succeed soon.
@@ -35,6 +33,8 @@ const LOCAL_VIEWS: [&str; 5] = [
 ];
 /// Lines of panics kept per node.
 const PANICS_MAX: usize = 20;
+/// An error is told with its causes below it, a panic with its message.
+const REASON_LINES: usize = 6;
 
 /// A write and an invocation through each node, each within the bound.
 ///
@@ -82,12 +82,12 @@ async fn attempt(stage: &Stage, worker: u64, node: u64, what: String, op: &Op) -
 ///
 /// # Errors
 /// Where a node does not answer at all.
-pub async fn finals(stage: &Stage, plan: &Plan, executions: &Path) -> Result<Finals> {
+pub async fn finals(stage: &Stage, plan: &Plan, notes: &Notes) -> Result<Finals> {
     let mut finals = Finals::default();
     let within = Duration::from_millis(stage.bounds.settle_ms);
     // In vain or not: what is collected afterwards tells.
     let _quiet = until("usage is in the ledger", within, || quiet(stage)).await;
-    let _agree = until("instances and processes agree", within, || agree(stage, plan.engine())).await;
+    let _agreed = until("instances and processes agree", within, || agree(stage)).await;
     for node in 1..=plan.nodes {
         finals.views.insert(node, view(stage, node).await?);
     }
@@ -101,18 +101,35 @@ pub async fn finals(stage: &Stage, plan: &Plan, executions: &Path) -> Result<Fin
         Ok(())
     })
     .await;
-    (finals.applied, finals.replicas) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-    finals.usage = get(stage, 1, "/v1/usage?by=total").await?;
-    finals.instances = get(stage, 1, "/v1/instances?all=true").await?;
-    finals.running = running(stage, plan.engine())?;
-    if plan.engine() == Engine::Process {
-        finals.executions = Some(recorder::executions(executions)?);
+    for node in 1..=plan.nodes {
+        finals.samples.extend(watch::sample(stage, node).await);
     }
+    (finals.applied, finals.replicas) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let books = Mutex::new(None);
+    let still = || async {
+        let (taken, same) = books_of_now(stage).await?;
+        *books.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+        ensure!(same, "instances come and go");
+        Ok(())
+    };
+    let unsettled = until("usage and instances are of one moment", within, still).await;
+    let taken = books.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Some((usage, instances, running)) = taken else {
+        return Err(unsettled.err().context("nothing was collected")?);
+    };
+    (finals.usage, finals.instances, finals.running) = (usage, instances, running);
+    finals.remains = stage.cluster.remains().await?;
+    finals.networks = stage.cluster.networks()?;
+    finals.executions = Some(notes.executions()?);
+    let faults = plan.faults.iter().filter_map(|name| faults::by_name(name));
+    let last_words: Vec<&str> = faults.flat_map(|fault| fault.frame().last_words.iter().copied()).collect();
     for node in 1..=plan.nodes {
         let log = stage.cluster.log(node);
-        let telling = log.lines().filter(|line| line.contains("panicked at") || line.starts_with("Error:"));
-        let telling = telling.filter(|line| !line.contains("cannot listen on"));
-        finals.panics.extend(telling.take(PANICS_MAX).map(|line| (node, line.to_owned())));
+        let telling = telling(&log);
+        let expected = |line: &&String| last_words.iter().any(|words| line.contains(words));
+        let telling = telling.into_iter();
+        let telling = telling.filter(|line| !line.contains("cannot listen on") && !expected(&line));
+        finals.panics.extend(telling.take(PANICS_MAX).map(|line| (node, line)));
         if stage.cluster.ended(node, Duration::ZERO).await.is_ok() {
             finals.ended.push(node);
         }
@@ -120,8 +137,36 @@ pub async fn finals(stage: &Stage, plan: &Plan, executions: &Path) -> Result<Fin
     Ok(finals)
 }
 
+/// Panics, and errors that ended a node, each with the lines that say why.
+fn telling(log: &str) -> Vec<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let tells = |line: &str| line.contains("panicked at") || line.starts_with("Error:");
+    let first = (0..lines.len()).filter(|at| tells(lines[*at]));
+    first.map(|at| lines[at..lines.len().min(at + REASON_LINES)].join(" ")).collect()
+}
+
 async fn get<T: serde::de::DeserializeOwned>(stage: &Stage, node: u64, path: &str) -> Result<T> {
     stage.cluster.get(node, path).await
+}
+
+type Books = (Vec<Usage>, Vec<Instance>, BTreeMap<String, u64>);
+
+/// What is charged, listed and running, and whether all three are of one moment: an instance that
+/// ends between two of the questions is in one answer and not in the other.
+async fn books_of_now(stage: &Stage) -> Result<(Books, bool)> {
+    let phases = |instances: &[Instance]| -> BTreeSet<(String, String)> {
+        instances.iter().map(|i| (i.id.clone(), i.phase.clone())).collect()
+    };
+    let before: Vec<Instance> = get(stage, 1, "/v1/instances?all=true").await?;
+    let usage = get(stage, 1, "/v1/usage?by=total").await?;
+    let running = running(stage).await?;
+    let after: Vec<Instance> = get(stage, 1, "/v1/instances?all=true").await?;
+    let moving = |i: &Instance| ["placed", "starting", "draining"].contains(&i.phase.as_str());
+    let live: BTreeSet<&str> =
+        after.iter().filter(|i| i.ended_at.is_none()).map(|instance| instance.id.as_str()).collect();
+    let really: BTreeSet<&str> = running.keys().map(String::as_str).collect();
+    let same = phases(&before) == phases(&after) && !after.iter().any(moving) && live == really;
+    Ok(((usage, after, running), same))
 }
 
 async fn quiet(stage: &Stage) -> Result<()> {
@@ -183,40 +228,22 @@ async fn replicas(stage: &Stage, plan: &Plan) -> Result<Replicas> {
 }
 
 /// Whether what should run and what runs are the same.
-async fn agree(stage: &Stage, engine: Engine) -> Result<()> {
+async fn agree(stage: &Stage) -> Result<()> {
     let instances: Vec<Instance> = get(stage, 1, "/v1/instances").await?;
     let listed: BTreeSet<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
-    let running = running(stage, engine)?;
+    let running = running(stage).await?;
     let really: BTreeSet<&str> = running.keys().map(String::as_str).collect();
     ensure!(listed == really, "listed {listed:?}, running {really:?}");
+    let remains = stage.cluster.remains().await?;
+    ensure!(remains.iter().all(|id| listed.contains(id.as_str())), "listed {listed:?}, left {remains:?}");
     Ok(())
 }
 
 /// What really runs, by instance.
-fn running(stage: &Stage, engine: Engine) -> Result<BTreeMap<String, u64>> {
+pub(super) async fn running(stage: &Stage) -> Result<BTreeMap<String, u64>> {
     let mut counts = BTreeMap::new();
-    match engine {
-        Engine::Process => {
-            for pid in stage.cluster.processes() {
-                // An instance works in a folder named after it.
-                let Ok(folder) = std::fs::read_link(format!("/proc/{pid}/cwd")) else { continue };
-                let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if name.starts_with("i-") {
-                    *counts.entry(name.trim_end_matches(" (deleted)").to_owned()).or_default() += 1;
-                }
-            }
-        }
-        Engine::Docker => {
-            let filter = format!("label=muster.cluster={}", stage.cluster.id());
-            let format = "{{.Label \"muster.instance\"}}";
-            let listed =
-                Command::new("docker").args(["ps", "--filter", &filter, "--format", format]).output();
-            let listed = listed.context("cannot run docker")?;
-            ensure!(listed.status.success(), "docker ps failed");
-            for name in String::from_utf8_lossy(&listed.stdout).lines() {
-                *counts.entry(name.to_owned()).or_default() += 1;
-            }
-        }
+    for body in stage.cluster.bodies().await? {
+        *counts.entry(body.instance).or_default() += 1;
     }
     Ok(counts)
 }
@@ -224,7 +251,7 @@ fn running(stage: &Stage, engine: Engine) -> Result<BTreeMap<String, u64>> {
 /// Bounds shown with the report.
 pub fn describe(bounds: &Bounds) -> String {
     format!(
-        "revocation {} ms, recovery {} ms, liveness {} ms, margin {} ms, settling {} ms",
-        bounds.revocation_ms, bounds.recovery_ms, bounds.liveness_ms, bounds.margin_ms, bounds.settle_ms
+        "recovery {} ms, liveness {} ms, margin {} ms, settling {} ms",
+        bounds.recovery_ms, bounds.liveness_ms, bounds.margin_ms, bounds.settle_ms
     )
 }

@@ -117,6 +117,11 @@ impl Recorder {
         self.lock().write(&Line::Note { at_us, text })
     }
 
+    /// All of them, at the end of a run: there may be a million, which nobody wants twice.
+    pub fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.lock().entries)
+    }
+
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().entries.clone()
     }

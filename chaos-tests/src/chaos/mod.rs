@@ -3,7 +3,7 @@
 //! Reading order: [`plan`] turns a seed into what will be done; [`op`] is one operation and how it
 //! ended; [`history`] writes both down; [`workload`] and [`nemesis`] carry the plan out; [`run`] is
 //! the whole run from start to verdict; [`evidence`] is what is judged; [`invariants`] judge;
-//! [`report`] tells.
+//! [`report`] tells, and [`page`] shows it.
 //!
 //! * A new fault is a file in [`faults`] and a line in its registry.
 //! * A new invariant is a file in [`invariants`] and a line in its registry.
@@ -15,18 +15,29 @@
 //! stays unknown: nothing downstream guesses.
 
 pub mod catalog;
+pub mod census;
+pub mod clients;
 pub mod dice;
+pub mod disturbance;
 pub mod evidence;
 pub mod faults;
+pub mod figures;
 pub mod gather;
 pub mod history;
-pub mod html;
 pub mod invariants;
+#[cfg(test)]
+mod long;
+pub mod machine;
 pub mod nemesis;
+pub mod notes;
 pub mod op;
+pub mod page;
 pub mod perform;
 pub mod plan;
 pub mod recorder;
 pub mod report;
 pub mod run;
+pub mod soak;
+pub mod summary;
+mod watch;
 pub mod workload;

@@ -1,21 +1,25 @@
 //! Carries out the planned faults: resolves roles when their time has come, mends, and notes what
-//! happened. A node suffers one fault at a time; different nodes suffer together as planned.
+//! happened. A node suffers one fault of a [`Layer`] at a time; layers and nodes suffer together as planned.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::evidence::Window;
-use super::faults;
-use super::history::Recorder;
+use super::faults::{self, Fault, Hit, Layer, Reach};
 use super::plan::{Plan, Role, Strike};
-use crate::Cluster;
+use super::workload::Stage;
+use crate::wait::until;
 
 /// A leader that is not found by then is not waited for: others' faults may have taken the quorum.
 const LEADER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Longer than most faults of a short run last.
+const FREE_WITHIN: Duration = Duration::from_secs(30);
 
 /// What came of the plan.
 #[derive(Debug, Default)]
@@ -31,9 +35,8 @@ enum Came {
 }
 
 struct Nemesis {
-    cluster: Arc<Cluster>,
-    recorder: Arc<Recorder>,
-    held: Mutex<BTreeSet<u64>>,
+    stage: Stage,
+    held: Mutex<BTreeMap<(Layer, u64), String>>,
     felt: Mutex<Felt>,
 }
 
@@ -41,10 +44,10 @@ struct Nemesis {
 ///
 /// # Errors
 /// Where a fault could not be done or undone, or a node did not come back.
-pub async fn run(cluster: Arc<Cluster>, recorder: Arc<Recorder>, plan: &Plan) -> Result<Felt> {
-    let nemesis = Nemesis { cluster, recorder, held: Mutex::default(), felt: Mutex::default() };
+pub async fn run(stage: Stage, plan: &Plan) -> Result<Felt> {
+    let nemesis = Nemesis { stage, held: Mutex::default(), felt: Mutex::default() };
     let nemesis = Arc::new(nemesis);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let mut strikes = JoinSet::new();
     for strike in plan.strikes.clone() {
         let nemesis = Arc::clone(&nemesis);
@@ -71,42 +74,63 @@ pub async fn run(cluster: Arc<Cluster>, recorder: Arc<Recorder>, plan: &Plan) ->
 
 impl Nemesis {
     async fn strike(&self, strike: &Strike) -> Result<Came> {
+        let Stage { cluster, recorder, .. } = &self.stage;
         let fault = faults::by_name(&strike.fault).context("no such fault")?;
-        let leader = tokio::time::timeout(LEADER_WITHIN, self.cluster.leader()).await;
-        let leader = leader.ok().and_then(Result::ok);
-        let nodes = self.take(strike, leader);
+        let layer = fault.frame().layer;
+        // Often one that suffers already is soon itself again.
+        let free = until("a node is free", FREE_WITHIN, || async {
+            let leader = tokio::time::timeout(LEADER_WITHIN, cluster.leader()).await;
+            let nodes = self.take(strike, fault.as_ref(), leader.ok().and_then(Result::ok));
+            ensure!(!nodes.is_empty(), "all who have the role suffer already");
+            Ok(nodes)
+        });
+        let nodes = free.await.unwrap_or_default();
         if nodes.is_empty() {
             return Ok(Came::Missed);
         }
-        let begin_us = self.recorder.now_us();
-        self.recorder.note(&format!("{} on {nodes:?} as {:?}", strike.fault, strike.role))?;
-        let mut felt = Vec::new();
-        for node in &nodes {
-            if fault.strike(&self.cluster, *node).await? {
-                felt.push(*node);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(strike.span_ms)).await;
-        let mended_us = self.recorder.now_us();
-        for node in &nodes {
-            fault.mend(&self.cluster, *node).await?;
-        }
-        self.recorder.note(&format!("mended: {} on {nodes:?}", strike.fault))?;
-        for node in &nodes {
-            fault.back(&self.cluster, *node).await?;
-        }
-        let end_us = self.recorder.now_us();
-        self.held().retain(|node| !nodes.contains(node));
-        let (fault, role) = (strike.fault.clone(), strike.role);
-        self.felt().windows.push(Window { fault, role, nodes, felt, begin_us, mended_us, end_us });
+        let span = Duration::from_millis(strike.span_ms);
+        let hit = Hit { nodes: nodes.clone(), choice: strike.choice, span, stage: Some(self.stage.clone()) };
+        let begin_us = recorder.now_us();
+        recorder.note(&format!("{} on {nodes:?} as {:?}", strike.fault, strike.role))?;
+        let mut felt = fault.strike(cluster, &hit).await?;
+        let reach = fault.reach(&hit, &cluster.numbers());
+        tokio::time::sleep(span).await;
+        felt.extend(fault.felt(cluster, &hit).await);
+        felt.sort_unstable();
+        felt.dedup();
+        let mended_us = recorder.now_us();
+        fault.mend(cluster, &hit).await?;
+        recorder.note(&format!("mended: {} on {nodes:?}", strike.fault))?;
+        fault.back(cluster, &hit).await?;
+        let end_us = recorder.now_us();
+        self.held().retain(|(of, node), _| *of != layer || !nodes.contains(node));
+        let (fault, role, Reach { nodes, severed }) = (strike.fault.clone(), strike.role, reach);
+        self.felt().windows.push(Window {
+            fault,
+            layer,
+            role,
+            nodes,
+            severed,
+            felt,
+            begin_us,
+            mended_us,
+            end_us,
+        });
         Ok(Came::Hit)
     }
 
     /// Claims the nodes that a strike hits; none if those with the role suffer already.
-    fn take(&self, strike: &Strike, leader: Option<u64>) -> Vec<u64> {
+    fn take(&self, strike: &Strike, fault: &dyn Fault, leader: Option<u64>) -> Vec<u64> {
+        let layer = fault.frame().layer;
         let mut held = self.held();
-        let all = self.cluster.numbers();
-        let mut free: Vec<u64> = all.iter().copied().filter(|node| !held.contains(node)).collect();
+        let all = self.stage.cluster.numbers();
+        let minority = (all.len() - 1) / 2;
+        let most = match fault.frame().takes_majority {
+            true => all.len(),
+            false => minority.saturating_sub(held.values().filter(|name| **name == strike.fault).count()),
+        };
+        let mut free: Vec<u64> =
+            all.iter().copied().filter(|node| !held.contains_key(&(layer, *node))).collect();
         let from = usize::try_from(strike.choice % all.len() as u64).expect("a small number");
         let nodes: Vec<u64> = match strike.role {
             Role::Leader => free.into_iter().filter(|node| Some(*node) == leader).collect(),
@@ -115,16 +139,16 @@ impl Nemesis {
                 if strike.role == Role::Follower {
                     free.retain(|node| Some(*node) != leader);
                 }
-                let wanted = if strike.role == Role::Follower { 1 } else { (all.len() - 1) / 2 };
-                let most = wanted.min(free.len());
-                free.iter().copied().cycle().skip(from).take(most).collect()
+                let wanted = if strike.role == Role::Follower { 1 } else { minority };
+                free.iter().copied().cycle().skip(from).take(wanted.min(free.len())).collect()
             }
         };
-        held.extend(&nodes);
+        let nodes: Vec<u64> = nodes.into_iter().take(most).collect();
+        held.extend(nodes.iter().map(|node| ((layer, *node), strike.fault.clone())));
         nodes
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Layer, u64), String>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,6 +3,12 @@
 use muster_api::InvocationState;
 use serde::{Deserialize, Serialize};
 
+/// An operation whose outcome is unknown takes effect within this, or never: no node pursues a proposal
+/// for more than seconds, no pause or broken link lasts longer than some ten of them, and no connection
+/// keeps a request for longer than that. Without such a bound each unknown write of a run of hours would
+/// excuse all that comes after it.
+pub const LATE_US: u64 = 600_000_000;
+
 /// What is asked of a node. Names say what an operation is about, so that a line of the history can
 /// be read without the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +57,26 @@ pub enum Op {
         account: String,
         label: String,
     },
+    /// Makes an account an admin; its name was never used before.
+    Appoint {
+        account: String,
+    },
+    /// Deletes an admin's account, and all its keys with it.
+    Dismiss {
+        account: String,
+    },
+    /// With a key of an admin of this kind and with nothing else: a change of a function that is never
+    /// invoked, or a read that only admins may do.
+    Administer {
+        caller: String,
+        name: String,
+        rev: Option<u64>,
+    },
+    /// Gives a function that is invoked a new version, so that its instances are replaced under load.
+    Deploy {
+        function: String,
+        spec: serde_json::Value,
+    },
     /// `caller` is an account with a lasting key, or the label of a key.
     Invoke {
         function: String,
@@ -72,6 +98,8 @@ pub enum Mode {
     Exit,
     /// Never answers.
     Hang,
+    /// Takes memory until it is killed. Only for a function whose memory is limited.
+    Exhaust,
 }
 
 /// What is known of an operation's end.
@@ -101,6 +129,9 @@ pub struct Outcome {
     /// The id of a created key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+    /// The last log index that the node had applied when it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
     /// Of an invocation: what Muster said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<InvocationState>,
@@ -117,6 +148,9 @@ pub struct Outcome {
     /// The answer had begun to arrive before it broke off: its status could no longer change.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cut: bool,
+    /// The client broke it off, or was too slow for it: nobody owes it an answer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub abandoned: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
@@ -133,12 +167,14 @@ impl Outcome {
             status: None,
             value: None,
             key_id: None,
+            applied: None,
             state: None,
             invocation_id: None,
             host: None,
             cold_start: false,
             hung: false,
             cut: false,
+            abandoned: false,
             detail: String::new(),
         }
     }
@@ -176,6 +212,16 @@ impl Op {
         }
     }
 
+    /// What a write leaves in its register; `None` where it empties it, or is no write.
+    pub fn leaves(&self) -> Option<u64> {
+        match self {
+            Op::PutFunction { rev, .. } => Some(*rev),
+            Op::CreateAccount { .. } => Some(1),
+            Op::Grant { actions, .. } => Some(*actions),
+            _ => None,
+        }
+    }
+
     /// Whether it changes replicated state by a proposal of its own.
     pub fn is_write(&self) -> bool {
         matches!(
@@ -188,6 +234,10 @@ impl Op {
                 | Op::RevokeGrant { .. }
                 | Op::CreateKey { .. }
                 | Op::RevokeKey { .. }
+                | Op::Appoint { .. }
+                | Op::Dismiss { .. }
+                | Op::Administer { rev: Some(_), .. }
+                | Op::Deploy { .. }
         )
     }
 
@@ -215,6 +265,10 @@ impl Op {
             Op::ReadGrant { .. } => "read grant",
             Op::CreateKey { .. } => "create key",
             Op::RevokeKey { .. } => "revoke key",
+            Op::Appoint { .. } => "appoint admin",
+            Op::Dismiss { .. } => "dismiss admin",
+            Op::Administer { .. } => "administer",
+            Op::Deploy { .. } => "deploy",
             Op::Invoke { .. } => "invoke",
             Op::ReadUsage { .. } => "read usage",
         }

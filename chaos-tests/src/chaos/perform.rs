@@ -41,6 +41,11 @@ impl Keys {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), secret);
     }
 
+    /// The key of an account with a lasting one, or with that label.
+    pub(super) fn key(&self, name: &str) -> Option<String> {
+        self.get(name).map(|secret| secret.key)
+    }
+
     fn get(&self, name: &str) -> Option<Secret> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
@@ -66,7 +71,7 @@ pub async fn perform(
         return Ok(Outcome::new(Verdict::Skipped));
     };
     match send(request.timeout(limit.unwrap_or(ADMIN_LIMIT))).await {
-        Ok(answer) => Ok(judge(keys, op, &answer)),
+        Ok(answer) => Ok(Outcome { applied: answer.applied, ..judge(keys, op, &answer) }),
         Err(error) => Ok(unanswered(&error)),
     }
 }
@@ -102,6 +107,21 @@ fn request(cluster: &Cluster, keys: &Keys, node: u64, op: &Op) -> Result<Option<
             let Some(secret) = keys.get(label) else { return Ok(None) };
             ask(Method::DELETE, &format!("/v1/accounts/{account}/keys/{}", secret.id))
         }
+        Op::Appoint { account } => {
+            ask(Method::POST, "/v1/accounts").json(&json!({ "name": account, "role": "admin" }))
+        }
+        Op::Dismiss { account } => ask(Method::DELETE, &format!("/v1/accounts/{account}")),
+        Op::Administer { caller, name, rev } => {
+            let Some(secret) = keys.get(caller) else { return Ok(None) };
+            let ask = |method, path: &str| cluster.request(node, method, path, Some(&secret.key));
+            match rev {
+                Some(rev) => {
+                    ask(Method::PUT, &format!("/v1/functions/{name}")).json(&catalog::register(*rev)?)
+                }
+                None => ask(Method::GET, "/v1/nodes"),
+            }
+        }
+        Op::Deploy { function, spec } => ask(Method::PUT, &format!("/v1/functions/{function}")).json(spec),
         Op::ReadUsage { account } => ask(Method::GET, &format!("/v1/usage?account={account}&by=total")),
         Op::Invoke { .. } => return Ok(None),
     }))
@@ -176,14 +196,19 @@ async fn invoke(
         Mode::Answer => "",
         Mode::Exit => "&mode=exit",
         Mode::Hang => "&mode=hang",
+        Mode::Exhaust => "&mode=exhaust",
     };
     let path = format!("/function/{function}/run?{TOKEN}={id}&work_ms={work_ms}{mode}");
     let limit = Duration::from_millis(catalog::TIMEOUT_MS) + margin;
     let request = cluster.request(node, Method::POST, &path, Some(&secret.key)).timeout(limit);
-    let answer = match send(request.body("x")).await {
-        Ok(answer) => answer,
-        Err(error) => return unanswered(&error),
-    };
+    match send(request.body("x")).await {
+        Ok(answer) => invoked(&answer),
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// An answer to an invocation.
+pub(super) fn invoked(answer: &Answer) -> Outcome {
     let verdict = match (&answer.problem, answer.status) {
         (None, 200..300) => Verdict::Done,
         (Some(problem), _) if problem.invocation_state == Some(InvocationState::NotStarted) => {
@@ -191,7 +216,7 @@ async fn invoke(
         }
         _ => Verdict::Failed,
     };
-    let shown = if verdict == Verdict::Done { String::new() } else { detail(&answer) };
+    let shown = if verdict == Verdict::Done { String::new() } else { detail(answer) };
     Outcome {
         state: answer.state(),
         invocation_id: answer.invocation_id.clone(),

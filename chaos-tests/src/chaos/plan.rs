@@ -15,6 +15,8 @@ use crate::Engine;
 
 /// Before the first fault: the cluster shows that it works at all.
 const WARM_UP_MS: u64 = 2_000;
+/// No fault lasts for more than this part of the time in which faults begin.
+const LONGEST_PART: u64 = 4;
 /// Streams of the seed's choices: faults, then one per worker.
 const FAULT_STREAM: u64 = 0;
 const WORKER_STREAM: u64 = 1;
@@ -23,6 +25,8 @@ const WORKER_STREAM: u64 = 1;
 const EPOCH_STEPS: u64 = 120;
 /// Keys a worker keeps alive.
 const KEYS_MAX: usize = 3;
+/// Admins a worker keeps in office.
+const DEPUTIES_MAX: usize = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -85,12 +89,17 @@ impl Plan {
 
     /// The command that does the same again.
     pub fn command(&self) -> String {
+        format!("cargo run -p muster-chaos -- {}", self.arguments().join(" "))
+    }
+
+    /// What this program must be told to plan the same.
+    pub fn arguments(&self) -> Vec<String> {
         let engine = if self.docker { "docker" } else { "process" };
         let faults = if self.faults.is_empty() { "none".to_owned() } else { self.faults.join(",") };
-        format!(
-            "cargo run -p muster-chaos -- --seed {} --seconds {} --nodes {} --faults {faults} --engine {engine}",
-            self.seed, self.seconds, self.nodes
-        )
+        let numbers = [("--seed", self.seed), ("--seconds", self.seconds), ("--nodes", self.nodes)];
+        let numbers = numbers.into_iter().flat_map(|(name, number)| [name.to_owned(), number.to_string()]);
+        let texts = ["--faults".to_owned(), faults, "--engine".to_owned(), engine.to_owned()];
+        numbers.chain(texts).collect()
     }
 
     /// All that `worker` will ever do, for as long as it is asked.
@@ -103,6 +112,8 @@ impl Plan {
             step: 0,
             keys_made: 0,
             keys: Vec::new(),
+            deputies_made: 0,
+            deputies: Vec::new(),
         }
     }
 
@@ -116,13 +127,15 @@ impl Plan {
         let mut at_ms = WARM_UP_MS;
         while at_ms < end_ms && !self.faults.is_empty() {
             let name = turns.pop().unwrap_or_else(|| dice.pick(&self.faults).clone());
-            let (least, most) = faults::by_name(&name).map_or((500, 2_000), |fault| fault.span_ms());
+            let (least, most) = faults::by_name(&name).map_or((500, 2_000), |fault| fault.frame().span_ms);
             let role = dice.weighted(&[
                 (40, Role::Leader),
                 (30, Role::Follower),
                 (20, Role::Minority),
                 (10, Role::All),
             ]);
+            // In a short run a long fault would be all that happens.
+            let most = most.min(end_ms / LONGEST_PART).max(least + 1);
             // Short spans are as telling as long ones: spread them evenly by order of magnitude.
             let most = if dice.chance(50) { most.min(least * 8) } else { most };
             let span_ms = dice.between(least, most);
@@ -145,6 +158,16 @@ pub struct Steps {
     keys_made: u64,
     /// Labels of keys made and not yet revoked.
     keys: Vec<String>,
+    deputies_made: u64,
+    /// Numbers of admins appointed and not yet deprived, those without a key first.
+    deputies: Vec<(u64, Key)>,
+}
+
+/// Whether an admin has been given a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Due,
+    Made,
 }
 
 #[derive(Clone, Copy)]
@@ -154,6 +177,8 @@ enum Choice {
     Account,
     Grant,
     Key,
+    Deputy,
+    Administer,
     Usage,
 }
 
@@ -163,10 +188,12 @@ impl Iterator for Steps {
     fn next(&mut self) -> Option<Step> {
         let choice = self.dice.weighted(&[
             (50, Choice::Invoke),
-            (20, Choice::Register),
+            (24, Choice::Register),
             (10, Choice::Account),
             (10, Choice::Grant),
             (8, Choice::Key),
+            (6, Choice::Deputy),
+            (10, Choice::Administer),
             (2, Choice::Usage),
         ]);
         let op = match choice {
@@ -175,6 +202,8 @@ impl Iterator for Steps {
             Choice::Account => self.account(),
             Choice::Grant => self.grant(),
             Choice::Key => self.key(),
+            Choice::Deputy => self.deputy(),
+            Choice::Administer => self.administer(),
             Choice::Usage => Op::ReadUsage { account: (*self.dice.pick(&ACCOUNTS)).to_owned() },
         };
         self.step += 1;
@@ -275,6 +304,40 @@ impl Steps {
         let oldest = self.keys.remove(0);
         Op::RevokeKey { account, label: oldest }
     }
+
+    /// Appoints an admin, gives it a key, and in the end takes the key or the account away.
+    fn deputy(&mut self) -> Op {
+        if let Some((number, key)) = self.deputies.iter_mut().find(|(_, key)| *key == Key::Due) {
+            *key = Key::Made;
+            let (account, label) = (catalog::deputy(self.worker, *number), admin_label(self.worker, *number));
+            return Op::CreateKey { account, label };
+        }
+        if self.deputies.len() < DEPUTIES_MAX && (self.deputies.is_empty() || self.dice.chance(50)) {
+            let number = self.deputies_made;
+            self.deputies_made += 1;
+            self.deputies.push((number, Key::Due));
+            return Op::Appoint { account: catalog::deputy(self.worker, number) };
+        }
+        let (number, _) = self.deputies.remove(0);
+        let account = catalog::deputy(self.worker, number);
+        match self.dice.chance(50) {
+            true => Op::RevokeKey { account, label: admin_label(self.worker, number) },
+            false => Op::Dismiss { account },
+        }
+    }
+
+    /// Anyone's admin, lately deprived or not yet appointed among them.
+    fn administer(&mut self) -> Op {
+        let owner = self.dice.below(self.workers);
+        let lately = self.dice.below(DEPUTIES_MAX as u64 + 3);
+        let caller = admin_label(owner, (self.deputies_made + 1).saturating_sub(lately));
+        let rev = self.dice.chance(50).then(|| self.fresh());
+        Op::Administer { caller, name: catalog::ruled(self.worker), rev }
+    }
+}
+
+fn admin_label(worker: u64, number: u64) -> String {
+    format!("admin-key-{worker}-{number}")
 }
 
 fn label(worker: u64, number: u64) -> String {

@@ -22,6 +22,8 @@ pub const TOKEN: &str = "token";
 /// A hanging request never finishes: waiting for it at shutdown is in vain.
 const GRACE: Duration = Duration::from_millis(500);
 const EXIT_STATUS: i32 = 7;
+/// The longest `?bytes=` of an answer.
+const ANSWER_MAX_BYTES: u64 = 16 << 20;
 
 /// How to deploy it. Leaves a copy of this program beside `executions`: the one that runs may be built
 /// anew, and so replaced, while the run goes on.
@@ -81,9 +83,13 @@ async fn handle(file: Arc<File>, request: Request) -> Result<String, Failure> {
         Some("hang") => std::future::pending().await,
         _ => {}
     }
-    let work_ms = text("work_ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
-    tokio::time::sleep(Duration::from_millis(work_ms)).await;
-    Ok(token)
+    let number = |name: &str| text(name).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+    tokio::time::sleep(Duration::from_millis(number("work_ms"))).await;
+    let bytes = usize::try_from(number("bytes").min(ANSWER_MAX_BYTES))?;
+    let mut answer = token;
+    let padding = bytes.saturating_sub(answer.len());
+    answer.extend(std::iter::repeat_n(' ', padding));
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::evidence::Evidence;
+use super::faults::{self, Layer};
+use super::figures::{self, percentile, slices};
 use super::gather;
+use super::history::Entry;
 use super::invariants::{self, Finding};
 use super::op::Verdict;
 
@@ -15,6 +18,18 @@ const DONE_PER_SECOND_MIN: u64 = 5;
 /// The least part of the faults planned that must have found a node, in percent.
 const STRUCK_PERCENT_MIN: usize = 50;
 
+/// Reigns listed in the text.
+const REIGNS_MAX: usize = 40;
+/// What can be broken.
+const LAYERS: [(Layer, &str); 6] = [
+    (Layer::Process, "processes that die or stand still"),
+    (Layer::Network, "networks that part, lose or delay"),
+    (Layer::Disk, "disks that are full, slow or failing, and power cuts"),
+    (Layer::Clock, "clocks that jump"),
+    (Layer::Engine, "engines and instances that fail"),
+    (Layer::Load, "clients that overload, dawdle or vanish"),
+];
+
 /// What is known of a run when all has been looked at.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -22,6 +37,8 @@ pub struct Report {
     /// Why the run proves too little, where it does.
     pub too_little: Vec<String>,
     pub untested: Vec<String>,
+    /// How long acknowledged operations took: p50 and p99.
+    pub took_us: (u64, u64),
 }
 
 #[derive(Debug, Serialize)]
@@ -46,21 +63,32 @@ impl Report {
         }
         let mut untested: Vec<String> =
             findings.iter().flat_map(|judged| judged.finding.untested.iter().cloned()).collect();
-        untested.push("power cuts (a killed process loses nothing that the kernel has)".into());
-        untested.push("networks that lose, delay or part; full or slow disks; clocks that jump".into());
-        untested.push("membership changes, upgrades".into());
-        Report { findings, too_little, untested }
+        untested.extend(self::untested(run));
+        Report { findings, too_little, untested, took_us: took_us(run) }
     }
 
     pub fn passed(&self) -> bool {
-        self.too_little.is_empty() && self.findings.iter().all(|judged| judged.finding.holds())
+        self.too_little.is_empty() && !self.violated()
+    }
+
+    pub fn violated(&self) -> bool {
+        self.findings.iter().any(|judged| !judged.finding.holds())
     }
 
     pub fn verdict(&self) -> &'static str {
-        match (self.findings.iter().all(|judged| judged.finding.holds()), self.too_little.is_empty()) {
+        match (!self.violated(), self.too_little.is_empty()) {
             (false, _) => "VIOLATED",
             (true, false) => "INCONCLUSIVE",
             (true, true) => "PASSED",
+        }
+    }
+
+    /// How the page shows the verdict.
+    pub fn verdict_class(&self) -> &'static str {
+        match self.verdict() {
+            "PASSED" => "good",
+            "VIOLATED" => "bad",
+            _ => "doubt",
         }
     }
 
@@ -101,9 +129,20 @@ impl Report {
         section(to, "faults", &faults(run))?;
         section(to, "operations", &operations(run))?;
         section(to, "over time", &over_time(run))?;
+        section(to, "failover", &failovers(run))?;
         section(to, "leaders", &leaders(run))?;
         section(to, "not tested", &self.untested)
     }
+}
+
+fn took_us(run: &Evidence) -> (u64, u64) {
+    let done = |entry: &Entry| {
+        let (end_us, outcome) = entry.end.as_ref()?;
+        (outcome.verdict == Verdict::Done).then_some(end_us - entry.begin_us)
+    };
+    let mut took: Vec<u64> = run.entries.iter().filter_map(done).collect();
+    took.sort_unstable();
+    (percentile(&took, 50), percentile(&took, 99))
 }
 
 fn section(to: &mut String, title: &str, lines: &[String]) -> std::fmt::Result {
@@ -140,69 +179,26 @@ fn too_little(run: &Evidence) -> Vec<String> {
 }
 
 fn faults(run: &Evidence) -> Vec<String> {
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for window in &run.windows {
-        let count = counts.entry(&window.fault).or_default();
-        count.0 += window.nodes.len();
-        count.1 += window.felt.len();
-    }
-    let line = |(fault, (done, felt)): (&&str, &(usize, usize))| {
-        format!("{fault}: done to {done} nodes, felt by {felt}")
+    let line = |(fault, of): (&String, &figures::Faults)| {
+        format!("{fault}: planned {}, done to {} nodes, felt by {}", of.planned, of.nodes, of.felt)
     };
-    counts.iter().map(line).chain(run.missed.iter().cloned()).collect()
+    let figures = figures::faults(run);
+    figures.iter().map(line).chain(run.missed.iter().cloned()).collect()
 }
 
 fn operations(run: &Evidence) -> Vec<String> {
-    let mut counts: BTreeMap<&str, BTreeMap<Verdict, u64>> = BTreeMap::new();
-    for entry in &run.entries {
-        let verdict = entry.outcome().map_or(Verdict::Unknown, |outcome| outcome.verdict);
-        *counts.entry(entry.op.kind()).or_default().entry(verdict).or_default() += 1;
-    }
     let line = |(kind, verdicts): (&str, BTreeMap<Verdict, u64>)| {
         let each: Vec<String> = verdicts.iter().map(|(v, n)| format!("{v:?} {n}").to_lowercase()).collect();
         format!("{kind:<16}{}", each.join(", "))
     };
-    counts.into_iter().map(line).collect()
-}
-
-/// One slice of the run.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Slice {
-    pub from_s: u64,
-    pub done: u64,
-    pub other: u64,
-    /// Milliseconds that half, and 99 of 100, of the acknowledged operations took at most.
-    pub p50_ms: u64,
-    pub p99_ms: u64,
-}
-
-/// Throughput and latency, by slices of `slice_s` seconds.
-pub fn slices(run: &Evidence, slice_s: u64) -> Vec<Slice> {
-    let mut by_slice: BTreeMap<u64, (u64, Vec<u64>)> = BTreeMap::new();
-    for entry in &run.entries {
-        let Some((end_us, outcome)) = &entry.end else { continue };
-        let (other, took) = by_slice.entry(end_us / 1_000_000 / slice_s).or_default();
-        match outcome.verdict {
-            Verdict::Done => took.push((end_us - entry.begin_us) / 1_000),
-            _ => *other += 1,
-        }
-    }
-    let slice = |(index, (other, mut took)): (u64, (u64, Vec<u64>))| {
-        took.sort_unstable();
-        let at = |percent: usize| {
-            took.get((took.len() * percent / 100).min(took.len().saturating_sub(1))).copied()
-        };
-        let (p50_ms, p99_ms) = (at(50).unwrap_or(0), at(99).unwrap_or(0));
-        Slice { from_s: index * slice_s, done: took.len() as u64, other, p50_ms, p99_ms }
-    };
-    by_slice.into_iter().map(slice).collect()
+    figures::operations(run).into_iter().map(line).collect()
 }
 
 fn over_time(run: &Evidence) -> Vec<String> {
     let slice_s = (run.plan.seconds / 12).max(1);
-    let line = |s: Slice| {
+    let line = |s: figures::Slice| {
         format!(
-            "from {:>4} s: {:>5} acknowledged, {:>4} not; p50 {:>5} ms, p99 {:>5} ms",
+            "from {:>4} s: {:>5} acknowledged, {:>4} not; p50 {:>7.1} ms, p99 {:>7.1} ms",
             s.from_s, s.done, s.other, s.p50_ms, s.p99_ms
         )
     };
@@ -211,22 +207,48 @@ fn over_time(run: &Evidence) -> Vec<String> {
 
 /// Who led, by the samples in which a node said so of itself.
 fn leaders(run: &Evidence) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut last = None;
-    let mut samples: Vec<_> = run.samples.iter().filter(|s| s.leader == Some(s.node)).collect();
-    samples.sort_by_key(|sample| sample.at_us);
-    for sample in samples {
-        if last != Some((sample.term, sample.node)) {
-            last = Some((sample.term, sample.node));
-            lines.push(format!(
-                "{:>8} ms: node {} in term {}",
-                sample.at_us / 1_000,
-                sample.node,
-                sample.term
-            ));
+    let line = |reign: &figures::Reign| {
+        format!("{:>8} ms: node {} in term {}", reign.from_us / 1_000, reign.node, reign.term)
+    };
+    let reigns = figures::reigns(run);
+    let more = reigns.len().saturating_sub(REIGNS_MAX);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    reigns.iter().take(REIGNS_MAX).map(line).chain(more).collect()
+}
+
+/// How long writes stood still when a leader was hit.
+fn failovers(run: &Evidence) -> Vec<String> {
+    let mut gaps: Vec<u64> = figures::failovers(run).iter().map(|failover| failover.gap_us).collect();
+    gaps.sort_unstable();
+    let (Some(half), Some(most)) = (gaps.get(gaps.len() / 2), gaps.last()) else { return Vec::new() };
+    vec![format!(
+        "{} strikes on a leader: median {} ms without an acknowledged write, longest {} ms",
+        gaps.len(),
+        half / 1_000,
+        most / 1_000
+    )]
+}
+
+/// What no fault of the run has touched, and what no fault can.
+fn untested(run: &Evidence) -> Vec<String> {
+    let felt =
+        |fault: &str| run.windows.iter().any(|window| window.fault == fault && !window.felt.is_empty());
+    let mut untested = Vec::new();
+    for (layer, what) in LAYERS {
+        let of_layer: Vec<&str> = faults::all()
+            .iter()
+            .filter(|f| f.frame().layer == layer)
+            .map(|fault| fault.frame().name)
+            .collect();
+        let left: Vec<&str> = of_layer.iter().copied().filter(|fault| !felt(fault)).collect();
+        if left.len() == of_layer.len() {
+            untested.push(format!("{what}: nothing of the kind was done"));
+        } else if !left.is_empty() {
+            untested.push(format!("{what}: not {}", left.join(", ")));
         }
     }
-    lines
+    untested.push("upgrades from one version to the next, and hardware that damages what it stores".into());
+    untested
 }
 
 #[cfg(test)]

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use muster_api::{Action, CreateKey, Role};
 
 use super::catalog::{self, ACCOUNTS};
 use super::evidence::{Bounds, Evidence};
 use super::history::Recorder;
+use super::machine::Machine;
+use super::notes::Notes;
 use super::perform::Keys;
 use super::plan::Plan;
 use super::workload::{Stage, Workload};
-use super::{gather, nemesis};
+use super::{faults, gather, nemesis};
 use crate::cluster::programs;
-use crate::{Cluster, Engine, Settings};
+use crate::{Cluster, Engine, Settings, functions};
 
 /// A node's first look at a binary it has never run may take a while.
 const DEPLOY_WITHIN: Duration = Duration::from_secs(30);
@@ -49,15 +51,26 @@ pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Eviden
         .set("raft.read_timeout_ms", READ_TIMEOUT_MS)
         .set("raft.snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES)
         .set("raft.keep_entries", KEEP_ENTRIES);
+    let mut settings = settings;
+    for name in &plan.faults {
+        let fault = faults::by_name(name).with_context(|| format!("there is no fault {name}"))?;
+        if let Some(reason) = fault.frame().needs.unmet(plan.engine()) {
+            bail!("the fault {name} cannot be tried here: {reason}");
+        }
+        settings = fault.frame().needs.fit(settings);
+    }
     let cluster = Arc::new(Cluster::start(settings).await.context("the cluster did not start")?);
     let outcome = on(&cluster, plan, bounds, report_dir, image).await;
     for node in cluster.numbers() {
         let path = report_dir.join(format!("node{node}.log"));
         fs::write(&path, cluster.log(node)).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let cluster = Arc::into_inner(cluster).context("something still uses the cluster")?;
-    if outcome.as_ref().is_ok_and(|run| !run.finals.panics.is_empty()) {
-        // Told in the report: the cluster's own alarm would only hide it.
+    let Some(cluster) = Arc::into_inner(cluster) else {
+        return outcome.and_then(|_done| bail!("something still uses the cluster"));
+    };
+    let well = outcome.as_ref().is_ok_and(|run| run.finals.panics.is_empty());
+    if !well {
+        // Told in the report, or by the error: the cluster's own alarm would only hide it.
         let quiet = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cluster)));
         quiet.unwrap_or_else(|_| eprintln!("the cluster did not end well"));
     }
@@ -71,17 +84,22 @@ async fn on(
     report_dir: &Path,
     image: Option<&str>,
 ) -> Result<Evidence> {
-    let executions = cluster.dir().join("executions");
-    fs::create_dir(&executions).context("cannot make a folder for executions")?;
+    let notes = Notes::take(cluster.dir(), image).await?;
     let recorder = Arc::new(Recorder::create(&report_dir.join("history.jsonl"))?);
-    let stage =
-        Stage { cluster: Arc::clone(cluster), recorder, keys: Arc::default(), bounds: bounds.clone() };
-    prepare(&stage.cluster, &stage.keys, &plan, &executions, image).await.context("cannot set the stage")?;
+    let stage = Stage {
+        cluster: Arc::clone(cluster),
+        recorder,
+        keys: Arc::default(),
+        bounds: bounds.clone(),
+        engine: plan.engine(),
+    };
+    prepare(&stage.cluster, &stage.keys, &plan, &notes).await.context("cannot set the stage")?;
     let hosts: Vec<muster_api::Node> = cluster.get(1, "/v1/nodes").await?;
     let version = hosts.first().map(|host| host.version.clone()).unwrap_or_default();
 
+    let machine = Machine::here();
     let workload = Workload::start(&stage, &plan, &cluster.dir().join("scratch"))?;
-    let nemesis = nemesis::run(Arc::clone(cluster), Arc::clone(&stage.recorder), &plan);
+    let nemesis = nemesis::run(stage.clone(), &plan);
     let (felt, ()) = tokio::join!(nemesis, tokio::time::sleep(Duration::from_secs(plan.seconds)));
     let busy_until_us = stage.recorder.now_us();
     let seen = workload.stop().await?;
@@ -89,29 +107,26 @@ async fn on(
     stage.recorder.note("everything is mended")?;
 
     let liveness = gather::liveness(&stage, &plan).await?;
-    let finals = gather::finals(&stage, &plan, &executions).await.context("cannot collect the end")?;
+    let finals = gather::finals(&stage, &plan, &notes).await.context("cannot collect the end")?;
     Ok(Evidence {
         plan,
         bounds,
         version,
-        entries: stage.recorder.entries(),
+        machine,
+        entries: stage.recorder.take(),
         windows: felt.windows,
         missed: felt.missed,
         samples: seen.samples,
+        population: seen.population,
         stalls: seen.stalls,
+        census: seen.census,
         busy_until_us,
         liveness,
         finals,
     })
 }
 
-async fn prepare(
-    cluster: &Cluster,
-    keys: &Keys,
-    plan: &Plan,
-    executions: &Path,
-    image: Option<&str>,
-) -> Result<()> {
+async fn prepare(cluster: &Cluster, keys: &Keys, plan: &Plan, notes: &Notes) -> Result<()> {
     let root = cluster.client();
     let guests = (0..plan.workers).map(catalog::guest);
     let holders = (0..plan.workers).map(catalog::holder);
@@ -126,8 +141,13 @@ async fn prepare(
             keys.put(&account, &made.id, &made.key);
         }
     }
-    for (name, spec) in catalog::invoked(executions, image)? {
+    for (name, spec) in catalog::invoked(notes)? {
         root.put_function(name, &spec).await.with_context(|| format!("cannot deploy {name}"))?;
+    }
+    for worker in 0..plan.workers {
+        // Root's own: an admin who owns a function cannot be dismissed.
+        let never_invoked = functions::command("/never/launched");
+        root.put_function(&catalog::ruled(worker), &never_invoked).await.context("cannot deploy")?;
     }
     for (_, name) in catalog::INVOKED {
         if ![catalog::CRASH].contains(&name) {

@@ -1,4 +1,4 @@
-//! Workers that carry out their steps, probes that write without rest, and watchers of who leads.
+//! Workers that carry out their steps, and probes that write without rest. [`watch`] looks on.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,27 +7,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use http::Method;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::evidence::{Bounds, Sample};
+use super::catalog::REDEPLOYED;
+use super::census::{self, Census};
+use super::evidence::{Bounds, Population, Sample};
 use super::history::Recorder;
-use super::op::{Op, Outcome};
+use super::op::{Op, Outcome, Verdict};
 use super::perform::{Keys, perform};
 use super::plan::Plan;
-use crate::Cluster;
+use super::watch;
+use crate::{Cluster, Engine};
 
 /// Probes write often and give up soon: the gaps between their acknowledgements are what is measured.
 const PROBE_EVERY: Duration = Duration::from_millis(150);
 const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
+/// A node that suffers must not keep the probe from writing on.
+const READ_BACK_LIMIT: Duration = Duration::from_millis(250);
+/// Long enough for the instances of the new version to be ready, short enough for a few turns a run.
+const REDEPLOY_EVERY: Duration = Duration::from_millis(1_500);
 /// Writes of one probe to one register.
 const PROBE_EPOCH: u64 = 60;
-const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-const SAMPLE_LIMIT: Duration = Duration::from_millis(250);
-/// Samples kept: an hour of three nodes.
-const SAMPLES_MAX: usize = 25_000;
-
 const STALL_EVERY: Duration = Duration::from_millis(100);
 /// A disk or a scheduler that takes longer is not fit to measure recovery with.
 const STALL_MIN_US: u64 = 300_000;
@@ -40,6 +41,7 @@ pub struct Stage {
     pub recorder: Arc<Recorder>,
     pub keys: Arc<Keys>,
     pub bounds: Bounds,
+    pub engine: Engine,
 }
 
 impl Stage {
@@ -68,7 +70,9 @@ pub struct Workload {
 #[derive(Debug, Default)]
 pub struct Seen {
     pub samples: Vec<Sample>,
+    pub population: Vec<Population>,
     pub stalls: Vec<(u64, u64)>,
+    pub census: Census,
 }
 
 impl Workload {
@@ -81,14 +85,17 @@ impl Workload {
         let mut tasks = JoinSet::new();
         let seen = Arc::default();
         let scratch = File::create(scratch).context("cannot make a scratch file")?;
+        tasks.spawn(census::watch(stage.clone(), plan.nodes, Arc::clone(&seen), stop.clone()));
         tasks.spawn(watch_machine(stage.clone(), scratch, Arc::clone(&seen), stop.clone()));
         for worker in 0..plan.workers {
             tasks.spawn(work(stage.clone(), plan.clone(), worker, stop.clone()));
         }
         for node in 1..=plan.nodes {
-            tasks.spawn(probe(stage.clone(), plan.workers + node, node, stop.clone()));
-            tasks.spawn(sample(stage.clone(), node, Arc::clone(&seen), stop.clone()));
+            tasks.spawn(probe(stage.clone(), plan.clone(), node, stop.clone()));
+            tasks.spawn(watch::node(stage.clone(), node, Arc::clone(&seen), stop.clone()));
         }
+        tasks.spawn(watch::population(stage.clone(), Arc::clone(&seen), stop.clone()));
+        tasks.spawn(redeploy(stage.clone(), plan.clone(), stop.clone()));
         Ok(Workload { stop, tasks, seen })
     }
 
@@ -116,35 +123,53 @@ async fn work(stage: Stage, plan: Plan, worker: u64, stop: CancellationToken) ->
     Ok(())
 }
 
-/// Writes through one node, to registers that nobody else writes.
-async fn probe(stage: Stage, worker: u64, node: u64, stop: CancellationToken) -> Result<()> {
+/// Gives functions new versions while they are invoked: the old ones must finish what they serve.
+async fn redeploy(stage: Stage, plan: Plan, stop: CancellationToken) -> Result<()> {
+    // The last of the workers; those who look at what is alive at the end come behind it.
+    let worker = plan.workers + plan.nodes + 2;
+    let mut specs = Vec::new();
+    for name in REDEPLOYED {
+        let deployed: muster_api::Function = stage.cluster.get(1, &format!("/v1/functions/{name}")).await?;
+        specs.push((name, deployed.spec));
+    }
+    for (version, node) in (1_u64..).zip((1..=plan.nodes).cycle()) {
+        rest(&stop, REDEPLOY_EVERY).await;
+        if stop.is_cancelled() {
+            break;
+        }
+        let turn = usize::try_from(version % specs.len() as u64).context("a small number")?;
+        let (name, spec) = &mut specs[turn];
+        spec.env.insert("VERSION".into(), version.to_string());
+        let spec = serde_json::to_value(&*spec).context("a spec is plain data")?;
+        stage.act(worker, node, &Op::Deploy { function: (*name).to_owned(), spec }, None).await?;
+    }
+    Ok(())
+}
+
+/// Writes through one node, to registers that nobody else writes, and at once reads what it wrote:
+/// there from the node's own state, and through another node.
+async fn probe(stage: Stage, plan: Plan, node: u64, stop: CancellationToken) -> Result<()> {
+    let worker = plan.workers + node;
     for rev in 1.. {
         if stop.is_cancelled() {
             break;
         }
-        let op = Op::PutFunction { name: format!("probe-{node}-{}", rev / PROBE_EPOCH), rev };
-        stage.act(worker, node, &op, Some(PROBE_LIMIT)).await?;
+        let op = Op::PutFunction { name: probed(node, rev), rev };
+        let written = stage.act(worker, node, &op, Some(PROBE_LIMIT)).await?;
+        if written.verdict == Verdict::Done {
+            // Before anyone has caught up of its own accord.
+            for (at, local) in [(node, true), (node % plan.nodes + 1, false)] {
+                let read = Op::ReadFunction { name: probed(node, rev), local };
+                stage.act(worker, at, &read, Some(READ_BACK_LIMIT)).await?;
+            }
+        }
         rest(&stop, PROBE_EVERY).await;
     }
     Ok(())
 }
 
-async fn sample(stage: Stage, node: u64, seen: Arc<Mutex<Seen>>, stop: CancellationToken) -> Result<()> {
-    while !stop.is_cancelled() {
-        let path = "/v1/cluster?consistency=local";
-        let request = stage.cluster.request(node, Method::GET, path, Some(stage.cluster.root_key()));
-        let view = async { request.timeout(SAMPLE_LIMIT).send().await?.json::<muster_api::Cluster>().await };
-        // A node that does not answer leaves a gap, which tells as much.
-        if let Ok(view) = view.await {
-            let (at_us, leader, term) = (stage.recorder.now_us(), view.leader, view.term);
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.samples.len() < SAMPLES_MAX {
-                seen.samples.push(Sample { at_us, node, leader, term });
-            }
-        }
-        rest(&stop, SAMPLE_EVERY).await;
-    }
-    Ok(())
+fn probed(node: u64, rev: u64) -> String {
+    format!("probe-{node}-{}", rev / PROBE_EPOCH)
 }
 
 /// Writes and syncs now and then: where that stands still, so does every node's log.
@@ -174,7 +199,7 @@ async fn watch_machine(
     Ok(())
 }
 
-async fn rest(stop: &CancellationToken, span: Duration) {
+pub(super) async fn rest(stop: &CancellationToken, span: Duration) {
     // Stopped or rested: the loop's head tells.
     let _rested = tokio::time::timeout(span, stop.cancelled()).await;
 }

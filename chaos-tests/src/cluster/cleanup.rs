@@ -27,8 +27,12 @@ done
 if [ -s "$dir/cluster_id" ] && command -v docker >/dev/null; then
     label="label=muster.cluster=$(cat "$dir/cluster_id")"
     docker ps --all --quiet --filter "$label" | xargs -r docker rm --force --volumes
+    docker images --format '{{.Repository}}:{{.Tag}}' | grep "^muster-package/$(cat "$dir/cluster_id")-" | xargs -r docker rmi
     docker network ls --quiet --filter "$label" | xargs -r docker network rm
 fi >/dev/null 2>&1
+while read -r _ mounted _; do
+    case $mounted in "$dir"/*) umount -l "$mounted" 2>/dev/null ;; esac
+done </proc/mounts
 rm -rf "$dir"
 "#;
 
@@ -115,7 +119,8 @@ pub(super) fn remove_containers_of(cluster: &str) -> Result<(), String> {
         let containers = listed(&["ps", "--all"], cluster)?;
         let networks = listed(&["network", "ls"], cluster)?;
         if containers.is_empty() && networks.is_empty() {
-            return Ok(());
+            remove_firewall_of(cluster);
+            return remove_images_of(cluster);
         }
         if Instant::now() >= deadline {
             return Err(format!("containers {containers:?} and networks {networks:?} cannot be removed"));
@@ -130,12 +135,41 @@ pub(super) fn remove_containers_of(cluster: &str) -> Result<(), String> {
     }
 }
 
+/// Removes the images that the cluster's nodes have loaded from packages.
+fn remove_images_of(cluster: &str) -> Result<(), String> {
+    let names = docker(&["images"], &["--format".into(), "{{.Repository}}:{{.Tag}}".into()])?;
+    let own = format!("muster-package/{cluster}-");
+    let images: Vec<String> =
+        names.lines().filter(|name| name.starts_with(&own)).map(str::to_owned).collect();
+    if images.is_empty() { Ok(()) } else { docker(&["rmi"], &images).map(drop) }
+}
+
+/// Removes the rules that kept the cluster's containers from its nodes: they name the network's device.
+fn remove_firewall_of(cluster: &str) {
+    let Some(digits) = cluster.len().checked_sub(13).and_then(|from| cluster.get(from..)) else { return };
+    let device = format!("mu{digits}");
+    let iptables = |words: &[&str]| {
+        let ran = Command::new("iptables").args(["-w", "5"]).args(words).stderr(Stdio::null()).status();
+        ran.is_ok_and(|status| status.success())
+    };
+    for (parent, chain) in [("DOCKER-USER", format!("{device}-out")), ("INPUT", format!("{device}-in"))] {
+        while iptables(&["-D", parent, "-i", &device, "-j", &chain]) {}
+        let _gone = iptables(&["-F", &chain]) && iptables(&["-X", &chain]);
+    }
+}
+
 /// The ids of the containers with a cluster's label, those that have ended too.
 ///
 /// # Errors
 /// What Docker says instead.
 pub fn containers_of(cluster: &str) -> Result<Vec<String>> {
     listed(&["ps", "--all"], cluster).map_err(anyhow::Error::msg)
+}
+
+/// Of them those that are instances: others wait for one to join their network.
+pub(super) fn instances_of(cluster: &str) -> Result<Vec<String>> {
+    let instances = ["ps", "--all", "--filter", "label=muster.instance"];
+    listed(&instances, cluster).map_err(anyhow::Error::msg)
 }
 
 /// The ids of the networks with a cluster's label.

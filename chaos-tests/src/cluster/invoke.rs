@@ -18,6 +18,8 @@ pub struct Answer {
     pub instance: Option<String>,
     pub cold_start: Option<bool>,
     pub retry_after: Option<String>,
+    /// The last log index that the node had applied when it answered.
+    pub applied: Option<u64>,
     pub body: Bytes,
     /// Where Muster, not the function, answered.
     pub problem: Option<Problem>,
@@ -109,6 +111,7 @@ pub async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         instance: text(headers::INSTANCE),
         cold_start: cold_start.and_then(|cold| cold.parse().ok()),
         retry_after: text("retry-after"),
+        applied: text(headers::APPLIED).and_then(|index| index.parse().ok()),
         body: Bytes::new(),
         problem: None,
     };

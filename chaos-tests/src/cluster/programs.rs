@@ -12,7 +12,6 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail, ensure};
 
 /// What a cluster runs, and what is deployed to it.
-const PACKAGES: [&str; 5] = ["muster-node", "muster-client", "alpha", "beta", "faulty"];
 const PROGRAMS: [&str; 5] = ["muster-node", "muster", "alpha", "beta", "faulty"];
 /// The image of `faulty` that Docker tests use: a tag of its own, so as not to take a user's place.
 const IMAGE: &str = "muster/faulty:test";
@@ -44,6 +43,23 @@ pub fn image() -> Option<&'static str> {
         true
     });
     answers.then_some(IMAGE)
+}
+
+/// The program that serves a disk that can fail, built in this run's first process that asks.
+///
+/// # Errors
+/// Where it cannot be built.
+pub fn faultdisk() -> Result<PathBuf> {
+    extra("muster-faultdisk")
+}
+
+/// The library that gives a node a clock that can be wrong, likewise. It is preloaded, so it works
+/// only with programs that link the C library dynamically, as a plain build does.
+///
+/// # Errors
+/// Where it cannot be built.
+pub fn clock() -> Result<PathBuf> {
+    extra("libmuster_clock.so")
 }
 
 /// Whether a Docker Engine can be used here.
@@ -87,6 +103,21 @@ fn build() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// What only some clusters need lies beside the programs.
+fn extra(file: &str) -> Result<PathBuf> {
+    let dir = match env::var_os("MUSTER_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let build = Build::find()?;
+            once_per_run("programs", || build.run())?;
+            build.program_dir
+        }
+    };
+    let path = dir.join(file);
+    ensure!(path.is_file(), "{} has no {file}", dir.display());
+    fs::canonicalize(&path).with_context(|| format!("cannot resolve {}", path.display()))
+}
+
 /// How the running program was built, so that the others are built alike and nothing twice.
 struct Build {
     target_dir: PathBuf,
@@ -117,16 +148,15 @@ impl Build {
         })
     }
 
+    /// Builds the whole workspace: some packages alone would have dependencies with fewer features, and so
+    /// all of those once more.
     fn run(&self) -> Result<()> {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.arg("build").arg("--profile").arg(&self.profile).arg("--target-dir").arg(&self.target_dir);
         if let Some(target) = &self.target {
             cargo.arg("--target").arg(target);
         }
-        for package in PACKAGES {
-            cargo.arg("-p").arg(package);
-        }
-        run(cargo.current_dir(repository()))
+        run(cargo.arg("--workspace").current_dir(repository()))
     }
 }
 

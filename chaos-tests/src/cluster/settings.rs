@@ -1,6 +1,6 @@
 //! What kind of cluster.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use toml::{Table, Value};
@@ -20,7 +20,12 @@ pub struct Settings {
     pub(super) nodes: u64,
     pub(super) engine: Engine,
     pub(super) proxied: bool,
+    pub(super) docker_proxied: bool,
+    pub(super) faulty_disks: bool,
+    pub(super) faulty_clocks: bool,
+    pub(super) networked: bool,
     pub(super) log: String,
+    pub(super) versions: Option<String>,
     /// Merged into every node's configuration.
     overrides: Table,
 }
@@ -31,8 +36,13 @@ impl Default for Settings {
             nodes: 3,
             engine: Engine::default(),
             proxied: false,
+            docker_proxied: false,
+            faulty_disks: false,
+            faulty_clocks: false,
+            networked: false,
             // It says of every lost connection again and again what is meant to happen here.
             log: "info,openraft=off".into(),
+            versions: None,
             overrides: Table::new(),
         };
         settings
@@ -66,10 +76,50 @@ impl Settings {
         self
     }
 
+    /// Puts a [`DockerProxy`](super::DockerProxy) between each node and Docker: see
+    /// [`Cluster::docker_link`](super::Cluster::docker_link).
+    #[must_use]
+    pub fn docker_proxied(mut self) -> Self {
+        self.docker_proxied = true;
+        self
+    }
+
+    /// Gives each node a disk whose power can be cut, and more: see
+    /// [`Cluster::disk`](super::Cluster::disk).
+    #[must_use]
+    pub fn faulty_disks(mut self) -> Self {
+        self.faulty_disks = true;
+        self
+    }
+
+    /// Gives each node a wall clock that can be wrong: see [`Cluster::clock`](super::Cluster::clock).
+    #[must_use]
+    pub fn faulty_clocks(mut self) -> Self {
+        self.faulty_clocks = true;
+        self
+    }
+
+    /// Puts each node into a network namespace of its own, so that what passes between nodes can be
+    /// lost or late: see [`Cluster::network`](super::Cluster::network). Not together with
+    /// [`proxied`](Self::proxied).
+    #[must_use]
+    pub fn networked(mut self) -> Self {
+        self.networked = true;
+        self
+    }
+
     /// What nodes log, in the words of `MUSTER_LOG`.
     #[must_use]
     pub fn log(mut self, filter: &str) -> Self {
         filter.clone_into(&mut self.log);
+        self
+    }
+
+    /// Every node, also one that joins later, begins as an older release, which supports these cluster versions:
+    /// see [`Cluster::claim_versions`](super::Cluster::claim_versions).
+    #[must_use]
+    pub fn versions(mut self, versions: &str) -> Self {
+        self.versions = Some(versions.to_owned());
         self
     }
 
@@ -93,22 +143,59 @@ impl Settings {
     /// The configuration file of a node that listens where `address` says. `members` are the first
     /// voters; the first of them begins the cluster.
     pub(super) fn config(&self, dir: &Path, address: &Address, members: &[Address]) -> Result<String> {
+        let mut config = self.common(dir, address)?;
+        config.insert("node_id".into(), number(address.id)?);
+        let secret = dir.join(SECRET_FILE);
+        let secret = secret.to_str().context("the folder is not UTF-8")?;
+        let peer = config.get_mut("peer").and_then(Value::as_table_mut).context("it was just made")?;
+        peer.insert("secret_file".into(), secret.into());
+        self.founding(dir, address, members, &mut config)?;
+        merge(&mut config, &self.overrides);
+        toml::to_string(&config).context("a configuration is plain data")
+    }
+
+    /// The configuration file of a node that joins members at `addresses` with the token in a file.
+    pub(super) fn joining(
+        &self,
+        dir: &Path,
+        address: &Address,
+        addresses: &[String],
+        token_file: &Path,
+    ) -> Result<String> {
+        let mut config = self.common(dir, address)?;
+        let mut join = Table::new();
+        join.insert("addresses".into(), Value::Array(addresses.iter().cloned().map(Value::String).collect()));
+        join.insert("token_file".into(), token_file.to_str().context("the folder is not UTF-8")?.into());
+        config.insert("join".into(), join.into());
+        merge(&mut config, &self.overrides);
+        toml::to_string(&config).context("a configuration is plain data")
+    }
+
+    /// What stands in every node's.
+    fn common(&self, dir: &Path, address: &Address) -> Result<Table> {
         let path = |name: &str| dir.join(name).to_str().map(str::to_owned).context("the folder is not UTF-8");
         let mut config = Table::new();
-        config.insert("node_id".into(), number(address.id)?);
-        config.insert("data_dir".into(), path(&format!("node{}", address.id))?.into());
+        let data_dir = data_dir(Path::new(""), address.id, self.faulty_disks);
+        config.insert("data_dir".into(), path(data_dir.to_str().context("plain text")?)?.into());
         config.insert("http".into(), table([("listen", address.http.clone())]));
-        let peer = [
-            ("listen", address.peer.clone()),
-            ("advertise", address.peer_advertised.clone()),
-            ("secret_file", path(SECRET_FILE)?),
-        ];
+        let peer = [("listen", address.peer.clone()), ("advertise", address.peer_advertised.clone())];
         config.insert("peer".into(), table(peer));
         let engine = match self.engine {
             Engine::Process => "process",
             Engine::Docker => "docker",
         };
-        config.insert("engine".into(), table([("kind", engine.to_owned())]));
+        let mut engine = Table::from_iter([("kind".to_owned(), Value::from(engine))]);
+        if self.docker_proxied {
+            let socket = docker_socket(dir, address.id);
+            let socket = socket.to_str().context("the folder is not UTF-8")?;
+            engine.insert("docker_socket".into(), socket.into());
+        }
+        config.insert("engine".into(), engine.into());
+        Ok(config)
+    }
+
+    fn founding(&self, dir: &Path, address: &Address, members: &[Address], config: &mut Table) -> Result<()> {
+        let path = |name: &str| dir.join(name).to_str().map(str::to_owned).context("the folder is not UTF-8");
         if members.first().is_some_and(|first| first.id == address.id) {
             let member = |member: &Address| {
                 let mut entry = Table::from_iter(
@@ -124,13 +211,28 @@ impl Settings {
             bootstrap.insert("root_key_file".into(), path(ROOT_KEY_FILE)?.into());
             config.insert("bootstrap".into(), bootstrap.into());
         }
-        merge(&mut config, &self.overrides);
-        toml::to_string(&config).context("a configuration is plain data")
+        Ok(())
     }
+}
+
+/// Where a faulty disk is mounted in a cluster's folder.
+pub(super) fn disk_dir(dir: &Path, node: u64) -> PathBuf {
+    dir.join(format!("disk{node}"))
+}
+
+/// Where a node keeps its data: on its faulty disk, if it has one.
+pub(super) fn data_dir(dir: &Path, node: u64, faulty_disk: bool) -> PathBuf {
+    let name = format!("node{node}");
+    if faulty_disk { disk_dir(dir, node).join(name) } else { dir.join(name) }
 }
 
 pub(super) const SECRET_FILE: &str = "peer.secret";
 pub(super) const ROOT_KEY_FILE: &str = "root.key";
+
+/// Where a node reaches Docker under [`Settings::docker_proxied`].
+pub(super) fn docker_socket(dir: &Path, node: u64) -> PathBuf {
+    dir.join(format!("docker{node}.sock"))
+}
 
 /// Where a node listens.
 #[derive(Clone, Debug)]

@@ -21,12 +21,12 @@ pub(super) struct FunctionFile {
 }
 
 /// Reads a function file; `-` is standard input, as TOML. Every mistake names the file, and the
-/// field if it is one's.
-pub(super) fn read(path: &Path) -> Result<FunctionFile, Failure> {
+/// field if it is one's. Where `image_follows` it may name neither image nor command.
+pub(super) fn read(path: &Path, image_follows: bool) -> Result<FunctionFile, Failure> {
     let shown = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
     let text = read_text(path).map_err(|e| Failure::Usage(format!("cannot read {shown}: {e}")))?;
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    parse(&text, is_json).map_err(|mistake| Failure::Usage(format!("in {shown}: {mistake}")))
+    parse(&text, is_json, image_follows).map_err(|mistake| Failure::Usage(format!("in {shown}: {mistake}")))
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
@@ -43,7 +43,7 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str, is_json: bool) -> Result<FunctionFile, String> {
+fn parse(text: &str, is_json: bool, image_follows: bool) -> Result<FunctionFile, String> {
     let file: FunctionFile = if is_json {
         let mut json = serde_json::Deserializer::from_str(text);
         let file = serde_path_to_error::deserialize(&mut json).map_err(mistake)?;
@@ -55,7 +55,7 @@ fn parse(text: &str, is_json: bool) -> Result<FunctionFile, String> {
     };
     match (&file.spec.image, &file.spec.command) {
         (Some(_), Some(_)) => Err("give `image` or `command`, not both".to_owned()),
-        (None, None) => Err("`image` or `command` is missing".to_owned()),
+        (None, None) if !image_follows => Err("`image` or `command` is missing".to_owned()),
         _ => Ok(file),
     }
 }
@@ -122,7 +122,7 @@ mod tests {
     fn files_in_both_forms() {
         let toml = "name = 'a'\nimage = 'b'\n[env]\nname = 'c'\n[scaling]\nmax = 3\n";
         let json = r#"{"image":"b","scaling":{"max":3},"env":{"name":"c"},"name":"a"}"#;
-        let (toml, json) = (parse(toml, false).unwrap(), parse(json, true).unwrap());
+        let (toml, json) = (parse(toml, false, false).unwrap(), parse(json, true, false).unwrap());
         assert_eq!((&toml.name, &toml.spec), (&json.name, &json.spec));
         assert_eq!((toml.name.as_str(), toml.spec.scaling.max, toml.spec.scaling.min), ("a", 3, 0));
         assert_eq!(toml.spec.env["name"], "c");
@@ -146,7 +146,7 @@ mod tests {
             (true, r#"{"name":"a","image":"b"} x"#, "line 1"),
             (true, "[]", "function"),
         ] {
-            let mistake = parse(text, is_json).unwrap_err();
+            let mistake = parse(text, is_json, false).unwrap_err();
             assert!(mistake.contains(named), "{text}\n{mistake}");
         }
     }

@@ -1,6 +1,6 @@
 //! `muster functions`: what is deployed.
 
-use muster_client::api::{Function, FunctionSpec, Payer};
+use muster_client::api::{Function, FunctionSpec, KeepAlive, NamedKeepAlive, Payer};
 
 use super::Context;
 use super::failure::{Doing, Failure};
@@ -81,7 +81,10 @@ fn details(function: &Function) -> String {
         scaling.max,
         scaling.target_utilization * 100.0,
         duration(scaling.window_ms),
-        duration(scaling.keep_alive_ms)
+        match scaling.keep_alive_ms {
+            KeepAlive::Millis(millis) => duration(millis),
+            KeepAlive::Named(NamedKeepAlive::Adaptive) => "by habit".to_owned(),
+        }
     );
     Table::of_fields(&[
         ("Name", function.name.clone()),

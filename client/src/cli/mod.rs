@@ -5,6 +5,7 @@
 //! done, 1 for refused or failed, 2 for bad usage. A reader that goes away ends a command quietly.
 
 mod accounts;
+mod backup;
 mod bench;
 mod cluster;
 mod completion;
@@ -19,8 +20,10 @@ mod human;
 mod instances;
 mod invoke;
 mod keys;
+mod logs;
 mod nodes;
 mod output;
+mod packages;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +70,9 @@ struct Global {
     /// File that holds the API key [env: MUSTER_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// File with the authorities, in PEM, whose certificates to accept from https:// nodes, in place of the system's
+    #[arg(long, global = true, env = "MUSTER_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// How to print data
     #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -92,7 +98,9 @@ enum Command {
     Delete(delete::Arguments),
     Invoke(invoke::Arguments),
     Instances(instances::Arguments),
+    Logs(logs::Arguments),
     Nodes(nodes::Arguments),
+    Packages(packages::Arguments),
     Accounts(accounts::Arguments),
     Keys(keys::Arguments),
     Grant(grants::GrantArguments),
@@ -122,6 +130,11 @@ pub(crate) fn main() -> ExitCode {
     if let Command::Completion(arguments) = command {
         return failure::exit(completion::run(&arguments), false);
     }
+    if let Command::Cluster(arguments) = &command
+        && let Some(file) = arguments.backup_to_verify()
+    {
+        return failure::exit(backup::verify(&Output::new(global.output), file), false);
+    }
     let context = match context(global) {
         Ok(context) => context,
         Err(failure) => return failure::exit(Err(failure), false),
@@ -144,7 +157,9 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Delete(arguments) => delete::run(context, arguments).await,
         Command::Invoke(arguments) => invoke::run(context, arguments).await,
         Command::Instances(arguments) => instances::run(context, arguments).await,
+        Command::Logs(arguments) => logs::run(context, arguments).await,
         Command::Nodes(arguments) => nodes::run(context, arguments).await,
+        Command::Packages(arguments) => packages::run(context, arguments).await,
         Command::Accounts(arguments) => accounts::run(context, arguments).await,
         Command::Keys(arguments) => keys::run(context, arguments).await,
         Command::Grant(arguments) => grants::grant(context, arguments).await,
@@ -163,7 +178,8 @@ fn context(global: Global) -> Result<Context, Failure> {
     if urls.is_empty() {
         urls.push(DEFAULT_URL.to_owned());
     }
-    let mut options = Options::default();
+    let mut options =
+        Options { ca_file: global.ca_file.filter(|file| !file.as_os_str().is_empty()), ..Options::default() };
     if let Some(timeout) = global.timeout {
         options.deadline = timeout;
         // So that a node that hangs leaves time for the others.

@@ -26,6 +26,10 @@ impl Output {
         Output { format }
     }
 
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
     /// Whether people read it, rather than programs.
     pub(super) fn is_for_people(&self) -> bool {
         self.format == Format::Table

@@ -34,6 +34,7 @@ enum By {
     Hour,
     #[default]
     Day,
+    Month,
     Total,
 }
 
@@ -42,6 +43,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let grain = match by {
         By::Hour => Grain::Hour,
         By::Day => Grain::Day,
+        By::Month => Grain::Month,
         By::Total => Grain::Total,
     };
     let of = match (&account, &function) {
@@ -52,10 +54,10 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     };
     let query = UsageQuery { account, function, from, to, by: Some(grain) };
     let usage = context.client.usage(&query).await.doing(format_args!("show usage{of}"))?;
-    context.output.list(&usage, &format!("usage{of}"), || table(&usage, by))
+    context.output.list(&usage, &format!("usage{of}"), || table(&usage))
 }
 
-fn table(usage: &[Usage], by: By) -> Table {
+fn table(usage: &[Usage]) -> Table {
     let mut table = Table::new(&[
         "ACCOUNT",
         "FUNCTION",
@@ -75,7 +77,7 @@ fn table(usage: &[Usage], by: By) -> Table {
         table.row([
             one.account.clone(),
             one.function.clone(),
-            one.from.as_deref().map(|from| period(from, by)).unwrap_or_default(),
+            one.from.as_deref().map(|from| period(from, one.period)).unwrap_or_default(),
             one.invocations.to_string(),
             one.failures.to_string(),
             one.cold_starts.to_string(),
@@ -91,11 +93,13 @@ fn table(usage: &[Usage], by: By) -> Table {
     table
 }
 
-/// The start of a period as far as it tells periods apart: a date, or an hour of one.
-fn period(from: &str, by: By) -> String {
-    let length = match by {
-        By::Hour => "2026-11-23T10:00".len(),
-        By::Day | By::Total => "2026-11-23".len(),
+/// The start of a period as far as it tells periods apart: a month, a date, or an hour of one. Where no
+/// more is known than a longer period's sum, its own.
+fn period(from: &str, of: Grain) -> String {
+    let length = match of {
+        Grain::Hour => "2026-11-23T10:00".len(),
+        Grain::Day | Grain::Total => "2026-11-23".len(),
+        Grain::Month => "2026-11".len(),
     };
     from.chars().take(length).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }

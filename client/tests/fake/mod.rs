@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Request, Response};
+use muster_tls::{PublicTls, Stream};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 /// The most bytes of one request.
@@ -93,6 +94,28 @@ impl Fake {
         })
     }
 
+    /// As [`new`](Self::new), by TLS, with a certificate for 127.0.0.1 that it leaves in `cert.pem`.
+    pub(crate) fn secured(
+        dir: &std::path::Path,
+        handler: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let tls = PublicTls::load(&certificate, &key).unwrap();
+        let handler = Arc::new(handler);
+        let mut fake = Self::start(move |listener, seen| async move {
+            let app = axum::Router::new().fallback(move |request: Request<Body>| {
+                let (handler, seen) = (handler.clone(), seen.clone());
+                async move { answer(&*handler, &seen, request).await }
+            });
+            axum::serve(Secured { listener, tls }, app).await.unwrap();
+        });
+        fake.url = fake.url.replace("http://", "https://");
+        fake
+    }
+
     /// Reads each request's head and breaks the connection off.
     pub(crate) fn breaking() -> Self {
         Self::start(|listener, seen| async move {
@@ -141,6 +164,30 @@ impl Fake {
         });
         let url = format!("http://{}", told.recv().unwrap());
         Fake { url, seen, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+/// Accepts what gets through the handshake.
+struct Secured {
+    listener: TcpListener,
+    tls: PublicTls,
+}
+
+impl axum::serve::Listener for Secured {
+    type Io = Stream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, from) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.tls.accept(stream).await {
+                return (Stream::Server(Box::new(stream)), from);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

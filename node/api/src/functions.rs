@@ -1,7 +1,9 @@
 //! Functions and how they scale.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// A function as its owner describes it. Exactly one of `image` and `command` is given.
@@ -15,6 +17,10 @@ pub struct FunctionSpec {
     /// A program and its arguments, run by the process engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// The package that the image or the program is in, `sha256:` and 64 hexadecimal digits: the cluster must
+    /// have it. A relative program is one of the package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
     /// Environment variables. `PORT` is set by Muster.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -68,17 +74,87 @@ pub struct Scaling {
     pub min: u32,
     /// Instances never exceeded.
     pub max: u32,
+    /// Instances that may be starting at once; absent: as many as are ready, and at least 10.
+    pub step: Option<u32>,
     /// The utilization the autoscaler steers to, between 0.001 and 1.
     pub target_utilization: f64,
     /// The span utilization is averaged over, and the calm needed before scaling down, in milliseconds.
     pub window_ms: u64,
-    /// Idle time after which the last instances are brought down, in milliseconds.
-    pub keep_alive_ms: u64,
+    /// Idle time after which the last instances are brought down, in milliseconds; or `"adaptive"`.
+    pub keep_alive_ms: KeepAlive,
+}
+
+/// How long the last instances are kept when nobody asks for the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(untagged)]
+pub enum KeepAlive {
+    /// For so many milliseconds.
+    Millis(u64),
+    /// As its habits say: let go when it will not be asked for soon, and launched before it is.
+    Named(NamedKeepAlive),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum NamedKeepAlive {
+    Adaptive,
+}
+
+impl KeepAlive {
+    pub const ADAPTIVE: KeepAlive = KeepAlive::Named(NamedKeepAlive::Adaptive);
+}
+
+impl From<u64> for KeepAlive {
+    fn from(millis: u64) -> Self {
+        KeepAlive::Millis(millis)
+    }
+}
+
+/// By hand, because serde's own error for such an enum does not say what was expected.
+impl<'de> Deserialize<'de> for KeepAlive {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Expected;
+
+        impl Visitor<'_> for Expected {
+            type Value = KeepAlive;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("a number of milliseconds or \"adaptive\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, millis: u64) -> Result<KeepAlive, E> {
+                Ok(KeepAlive::Millis(millis))
+            }
+
+            fn visit_i64<E: de::Error>(self, millis: i64) -> Result<KeepAlive, E> {
+                let negative = |_| E::invalid_value(Unexpected::Signed(millis), &self);
+                u64::try_from(millis).map(KeepAlive::Millis).map_err(negative)
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<KeepAlive, E> {
+                match word {
+                    "adaptive" => Ok(KeepAlive::ADAPTIVE),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+        }
+
+        from.deserialize_any(Expected)
+    }
 }
 
 impl Default for Scaling {
     fn default() -> Self {
-        Scaling { min: 0, max: 10, target_utilization: 0.7, window_ms: 60_000, keep_alive_ms: 300_000 }
+        Scaling {
+            min: 0,
+            max: 10,
+            step: None,
+            target_utilization: 0.7,
+            window_ms: 60_000,
+            keep_alive_ms: KeepAlive::Millis(300_000),
+        }
     }
 }
 
@@ -177,7 +253,7 @@ pub struct Instance {
     pub in_flight: Option<u32>,
     /// Mebibytes it was promised.
     pub memory_mb: u64,
-    /// Why it was launched: `minimum`, `queued`, `utilization` or `rollout`.
+    /// Why it was launched: `minimum`, `queued`, `utilization`, `rollout` or `prewarm`.
     pub cause: String,
     /// Why it is draining, failed or lost.
     pub reason: Option<String>,
@@ -256,5 +332,21 @@ mod tests {
         assert_eq!(serde_json::from_str::<FunctionSpec>(&text).unwrap(), spec);
         let error = serde_json::from_str::<FunctionSpec>(r#"{"image":"a","memory":1}"#).unwrap_err();
         assert!(error.to_string().contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn keep_alive_is_a_number_or_adaptive() {
+        let parse = |value: &str| serde_json::from_str::<Scaling>(&format!(r#"{{"keep_alive_ms":{value}}}"#));
+        for (value, want) in [("0", KeepAlive::Millis(0)), (r#""adaptive""#, KeepAlive::ADAPTIVE)] {
+            let scaling = parse(value).unwrap();
+            assert_eq!(scaling.keep_alive_ms, want);
+            assert!(
+                serde_json::to_string(&scaling).unwrap().contains(&format!(r#""keep_alive_ms":{value}"#))
+            );
+        }
+        for value in ["-1", "1.5", "null", r#""Adaptive""#, r#""300000""#, "{}", "true"] {
+            let error = parse(value).unwrap_err().to_string();
+            assert!(error.contains("a number of milliseconds or \"adaptive\""), "{value}: {error}");
+        }
     }
 }

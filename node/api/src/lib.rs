@@ -6,16 +6,20 @@
 mod accounts;
 mod cluster;
 mod functions;
+mod logs;
+mod packages;
 mod problem;
 mod usage;
 
 pub use accounts::*;
 pub use cluster::*;
 pub use functions::*;
+pub use logs::*;
+pub use packages::*;
 pub use problem::*;
 pub use usage::*;
 
-/// Headers on every answer to an invocation, and those a function receives.
+/// Headers on answers, and those a function receives.
 pub mod headers {
     pub const INVOCATION_ID: &str = "muster-invocation-id";
     pub const NODE: &str = "muster-node";
@@ -23,4 +27,6 @@ pub mod headers {
     pub const COLD_START: &str = "muster-cold-start";
     /// The caller's account, sent to the function in place of its credentials.
     pub const ACCOUNT: &str = "muster-account";
+    /// On answers under `/v1`: the index of the last log entry that the answering node had applied.
+    pub const APPLIED: &str = "muster-applied";
 }

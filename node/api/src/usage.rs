@@ -9,7 +9,10 @@ pub struct Usage {
     /// Who is charged.
     pub account: String,
     pub function: String,
-    /// Start of the hour or day; absent for a total.
+    /// What the numbers are sums over. Longer than was asked for where no more is known: hours and days
+    /// are added up after a while.
+    pub period: Grain,
+    /// Start of the hour, day or month; absent for a total.
     #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub from: Option<String>,
     /// Invocations that this account made and that ended in the period.
@@ -35,7 +38,7 @@ pub struct Usage {
     pub burst_startup_ms: u64,
 }
 
-/// The grain of `GET /v1/usage`.
+/// The length of a period of `GET /v1/usage`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -43,5 +46,6 @@ pub enum Grain {
     Hour,
     #[default]
     Day,
+    Month,
     Total,
 }

@@ -10,19 +10,22 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use muster_consensus::{Member, TypeConfig};
 use muster_core::accounts::{self, KeyHash, Role, SECRET_BYTES};
-use muster_core::functions::{self, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use muster_core::functions::{self, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
 use muster_core::ids::{
-    AccountName, ChangeId, ClusterId, FunctionName, Incarnation, InstanceId, KeyId, NodeId,
+    AccountName, ChangeId, ClusterId, FunctionName, Incarnation, InstanceId, KeyId, NodeId, StoreId,
 };
 use muster_core::ledger::{self, ROWS_PER_BATCH_MAX, Usage, UsageRow};
 use muster_core::units::{Hour, Millis};
-use muster_core::{Applied, ClusterState, Command, Entry, ProposalId};
+use muster_core::{Applied, ClusterState, Command, Entry, ProposalId, version};
 use muster_storage::{Options, Store, codec};
 use openraft::storage::RaftLogStorage;
 use openraft::{CommittedLeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
 /// The format `muster-consensus` gives a snapshot's data and metadata.
-const SNAPSHOT_FORMAT: u8 = 1;
+const META_FORMAT: u8 = 1;
+const DATA_FORMAT: u8 = 4;
+/// Nobody has applied what this program makes up.
+const NO_DIGEST: Option<muster_consensus::Digest> = None;
 /// Accounts the functions belong to.
 const ACCOUNTS: u64 = 1_000;
 /// 2026-01-01T00Z, in hours.
@@ -30,6 +33,7 @@ const FIRST_HOUR: u32 = 490_896;
 const FIRST_NODE: NodeId = NodeId(1);
 /// The node's own first start comes after it, so its proposals are not taken for repeats of ours.
 const INCARNATION: Incarnation = Incarnation(1);
+const STORE: StoreId = StoreId(1);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -59,10 +63,11 @@ async fn main() -> anyhow::Result<()> {
     let applied_ms = began.elapsed().as_millis();
 
     let began = Instant::now();
-    let data = codec::encode(SNAPSHOT_FORMAT, &history.state)?;
+    let data = codec::encode(DATA_FORMAT, &(NO_DIGEST, &history.state))?;
     let encoded_ms = began.elapsed().as_millis();
     let began = Instant::now();
-    let decoded: ClusterState = codec::decode(&[SNAPSHOT_FORMAT], codec::DECODE_MAX, &data)?;
+    let (_, decoded): (Option<muster_consensus::Digest>, ClusterState) =
+        codec::decode(&[DATA_FORMAT], codec::DECODE_MAX, &data)?;
     let decoded_ms = began.elapsed().as_millis();
     ensure!(decoded == history.state, "a snapshot must give back the state");
     drop(decoded);
@@ -102,9 +107,9 @@ async fn save(
     data: &[u8],
 ) -> anyhow::Result<()> {
     let store = Store::open(&dir.join(format!("node{node}")), Options::default())?;
-    store.claim_node(node)?;
+    store.claim_node(node, STORE)?;
     ensure!(store.begin_incarnation()? == INCARNATION, "{} is not empty", dir.display());
-    store.snapshots().save(&codec::encode(SNAPSHOT_FORMAT, meta)?, data).await?;
+    store.snapshots().save(&codec::encode(META_FORMAT, meta)?, data).await?;
     let mut log = store.log::<TypeConfig>()?;
     let last = meta.last_log_id.context("the state was made of entries")?;
     log.save_vote(&Vote::new(last.leader_id.term, FIRST_NODE)).await?;
@@ -142,7 +147,11 @@ impl History {
         let text = accounts::format_key(KeyId(1), &secret);
         let (key, secret) = accounts::parse_key(&text).context("a formatted key parses")?;
         let cluster = ClusterId(getrandom::u64()?);
-        self.apply(vec![Command::Bootstrap { cluster, key, hash: KeyHash::of(secret) }])?;
+        let begin = version::Command::Begin { version: version::SUPPORTED.newest };
+        self.apply(vec![
+            Command::Version(begin),
+            Command::Bootstrap { cluster, key, hash: KeyHash::of(secret) },
+        ])?;
         Ok(text)
     }
 
@@ -222,9 +231,10 @@ fn spec() -> Spec {
         scaling: ScalingPolicy {
             min: 0,
             max: 10,
+            step: None,
             target_permille: 700,
             window: Millis(60_000),
-            keep_alive: Millis(300_000),
+            keep_alive: KeepAlive::Fixed(Millis(300_000)),
         },
         max_waiting: 1_000,
         payer: Payer::Owner,

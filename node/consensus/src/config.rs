@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use muster_core::version::{Range, SUPPORTED};
 use serde::Deserialize;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -23,6 +24,18 @@ pub struct Config {
     pub read_timeout_ms: u64,
     /// The last round trip to a quorum may be this old for the node to count as ready.
     pub quorum_fresh_ms: u64,
+    /// A node admits callers for this long after a quorum's word. So a revocation is acknowledged at the
+    /// latest this much, and a twentieth of it, after it is committed. The same on every node.
+    pub permission_lease_ms: u64,
+    /// No more nodes than this vote, an odd number; the others learn, and run instances all the same. The
+    /// same on every node: the leader's holds.
+    pub voters_max: usize,
+    /// The cluster version is not raised while any node has this set: so the release of before can still be gone
+    /// back to.
+    pub hold_version: bool,
+    /// What this node supports. Not a setting: tests make a node older than it is.
+    #[serde(skip)]
+    pub versions: Range,
 }
 
 impl Default for Config {
@@ -36,6 +49,10 @@ impl Default for Config {
             propose_timeout_ms: 10_000,
             read_timeout_ms: 5_000,
             quorum_fresh_ms: 2_000,
+            permission_lease_ms: 3_000,
+            voters_max: 5,
+            hold_version: false,
+            versions: SUPPORTED,
         }
     }
 }
@@ -54,10 +71,18 @@ impl Config {
             ("propose_timeout_ms", self.propose_timeout_ms),
             ("read_timeout_ms", self.read_timeout_ms),
             ("quorum_fresh_ms", self.quorum_fresh_ms),
+            ("permission_lease_ms", self.permission_lease_ms),
         ] {
             if value == 0 {
                 return Err(format!("`raft.{name}` must be above 0"));
             }
+        }
+        if self.voters_max.is_multiple_of(2) {
+            return Err("`raft.voters_max` must be odd: an even number tolerates no more failures".into());
+        }
+        if self.permission_lease_ms < self.quorum_fresh_ms {
+            // A node that counts as ready admits callers.
+            return Err("`raft.permission_lease_ms` must not be below `raft.quorum_fresh_ms`".into());
         }
         Ok(())
     }
@@ -68,14 +93,14 @@ impl Config {
             heartbeat_interval: self.heartbeat_ms,
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
-            // The defaults of 200 ms are too short for a chunk on a busy disk.
-            install_snapshot_timeout: 10_000,
+            // The default of 200 ms is too short for a part on a busy disk, and the last part is answered
+            // when the snapshot is installed.
+            install_snapshot_timeout: 30_000,
             max_payload_entries: 300,
             // A follower within this many entries is fed from the log, so it must exceed the
             // snapshot policy, or every build would turn laggards into snapshot receivers.
             replication_lag_threshold: self.snapshot_after_entries * 2,
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after_entries),
-            snapshot_max_chunk_size: 1024 * 1024,
             max_in_snapshot_log_to_keep: self.keep_entries,
             ..openraft::Config::default()
         };

@@ -5,38 +5,60 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use muster_core::ids::{Incarnation, NodeId};
+use muster_core::ids::NodeId;
+use muster_core::units::Timestamp;
+use muster_core::version::{Support, Unsupported};
 use muster_core::{Answer, ClusterState, Command};
 use muster_storage::Store;
 use openraft::error::{InitializeError, RaftError};
 use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::clock::ClusterClock;
 use crate::config::Config;
 use crate::error::{ProposeError, ReadError, RpcError, StartError};
+use crate::handover::{HandOverError, Yielding};
+use crate::identities::{Identities, Identity};
+use crate::leases::{Grants, Holder, margin};
 use crate::machine::{Machine, Published};
 use crate::network::Peers;
-use crate::proposer::{Proposer, Worker};
+use crate::proposer::{Gate, Proposer, Worker};
 use crate::reads::Reads;
-use crate::rpc::{self, Resumed};
+use crate::receiving::Receiver;
+use crate::rpc::{self, Resumed, Server};
+use crate::standing;
+use crate::transport::Transport;
 use crate::types::{Member, Raft, TypeConfig};
+use crate::versions::{Versions, raised_beyond};
+
+/// How long the leader may take to give its place away.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// The pause before a peer is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// One node's part in the replicated log. A clone is a handle to the same.
 #[derive(Clone)]
 pub struct Consensus {
-    node: NodeId,
-    raft: Raft,
-    resumed: Option<Resumed>,
+    pub(crate) server: Server,
+    pub(crate) peers: Peers,
+    pub(crate) raft: Raft,
+    clock: ClusterClock,
     published: Arc<ArcSwap<Published>>,
     changes: watch::Receiver<u64>,
     proposer: Proposer,
     reads: Reads,
+    removed: watch::Receiver<bool>,
     quorum_fresh: Duration,
+    lease: Duration,
+    propose_timeout: Duration,
+    read_timeout: Duration,
+    pub(crate) versions: Versions,
 }
 
 impl std::fmt::Debug for Consensus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Consensus").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Consensus").field("node", &self.node()).finish_non_exhaustive()
     }
 }
 
@@ -59,36 +81,94 @@ pub struct MemberStatus {
 impl Consensus {
     /// Opens the log and the last snapshot, and takes part.
     pub async fn start(
-        node: NodeId,
-        incarnation: Incarnation,
+        identity: Identity,
         config: &Config,
         store: &Store,
-        peer_secret: String,
+        transport: Arc<dyn Transport>,
     ) -> Result<Self, StartError> {
-        let peers = Peers::new(peer_secret).map_err(StartError::Http)?;
-        let machine =
-            Machine::open(node, incarnation, store.snapshots()).await.map_err(StartError::Storage)?;
+        let Identity { node, incarnation, .. } = identity;
+        let versions = Versions::new(Support { range: config.versions, holds: config.hold_version });
+        let machine = Machine::open(node, incarnation, store.snapshots(), versions.clone())
+            .await
+            .map_err(StartError::Storage)?;
         let (published, changes, pending) = (machine.published(), machine.changes(), machine.pending());
+        let remembered = store.identity().cluster;
+        let identities = Identities::new(identity, remembered, Arc::clone(&published));
+        let peers = Peers::new(transport, identities.clone());
+        let clock = ClusterClock::new(Arc::clone(&published));
         let raft_config = config.for_openraft().map_err(StartError::Config)?;
         let mut log = store.log::<TypeConfig>().map_err(StartError::Log)?;
         let vote = log.read_vote().await.map_err(StartError::Storage)?;
         let last = log.get_log_state().await.map_err(StartError::Storage)?.last_log_id;
         let resumed = Resumed::new(node, vote, last);
-        let raft = Raft::new(node, raft_config, peers.clone(), log, machine)
-            .await
-            .map_err(|fatal| StartError::Raft(Box::new(fatal)))?;
+        // Too new a snapshot before anything is done; too old a one only once the log behind it is read again.
+        if let Err(unsupported @ Unsupported::TooNew { .. }) = versions.check(&published.load().state) {
+            return Err(unsupported.into());
+        }
+        let (readable, behind) = (log.clone(), published.load().applied.map_or(0, |id| id.index + 1));
+        let raft = match Raft::new(node, raft_config, peers.clone(), log, machine).await {
+            Ok(raft) => raft,
+            Err(fatal) => {
+                let ended = *versions.ended().borrow();
+                let ended = match ended {
+                    Some(ended) => Some(ended),
+                    None => raised_beyond(readable, versions.range(), behind).await,
+                };
+                return Err(ended.map_or_else(|| StartError::Raft(Box::new(fatal)), StartError::from));
+            }
+        };
+        if let Err(unsupported) = versions.check(&published.load().state) {
+            let _ends_anyway = raft.shutdown().await;
+            return Err(unsupported.into());
+        }
+        let propose_timeout = Duration::from_millis(config.propose_timeout_ms);
+        let yielding = Yielding::default();
         let proposer = Proposer::spawn(Worker {
             node,
             incarnation,
             raft: raft.clone(),
             peers: peers.clone(),
             pending,
-            timeout: Duration::from_millis(config.propose_timeout_ms),
+            clock: clock.clone(),
+            timeout: propose_timeout,
+            yielding: yielding.clone(),
+            gate: Gate { published: Arc::clone(&published), versions: versions.clone() },
         });
+        let lease = Duration::from_millis(config.permission_lease_ms);
+        let server = Server {
+            raft: raft.clone(),
+            arrivals: store.snapshots().arrivals(),
+            receiver: Receiver::new(store.snapshots()),
+            identities,
+            resumed,
+            grants: Grants::new(lease),
+            clock: clock.clone(),
+            applied: changes.clone(),
+            published: Arc::clone(&published),
+            peers: peers.clone(),
+            yielding: yielding.clone(),
+            versions: versions.clone(),
+        };
         let read_timeout = Duration::from_millis(config.read_timeout_ms);
-        let reads = Reads::spawn(node, raft.clone(), resumed, peers, changes.clone(), read_timeout);
+        let reads = Reads::spawn(server.clone(), peers.clone(), read_timeout);
+        let removed = standing::watch(server.clone(), reads.clone());
         let quorum_fresh = Duration::from_millis(config.quorum_fresh_ms);
-        Ok(Consensus { node, raft, resumed, published, changes, proposer, reads, quorum_fresh })
+        Ok(Consensus {
+            server,
+            peers,
+            raft,
+            clock,
+            published,
+            changes,
+            proposer,
+            reads,
+            removed,
+            quorum_fresh,
+            lease,
+            propose_timeout,
+            read_timeout,
+            versions,
+        })
     }
 
     /// Makes a pristine node the first of a cluster with these voters. Harmless where there is one already.
@@ -104,7 +184,7 @@ impl Consensus {
     }
 
     pub fn node(&self) -> NodeId {
-        self.node
+        self.server.identities.own().node
     }
 
     /// Has a command replicated; the answer comes after it is applied here.
@@ -115,14 +195,22 @@ impl Consensus {
 
     /// Has commands replicated in their order; the answers come after all are applied here. They may
     /// take several entries. On an error the first of them may be applied; none is unless all before
-    /// it were.
+    /// it were. Waiting for a proposal that is under way counts, too: nobody waits for longer than
+    /// `propose_timeout_ms`.
     pub async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Answer>, ProposeError> {
+        let end = Instant::now() + self.propose_timeout;
         let receivers = self.proposer.submit(commands)?;
         let mut answers = Vec::with_capacity(receivers.len());
         for receiver in receivers {
-            answers.push(receiver.await.map_err(|_| ProposeError::Stopping)??);
+            let answer = timeout_at(end, receiver).await.map_err(|_elapsed| ProposeError::Unknown)?;
+            answers.push(answer.map_err(|_| ProposeError::Stopping)??);
         }
         Ok(answers)
+    }
+
+    /// Whether every member understands a command, for whoever has work to do before it is proposed.
+    pub fn check(&self, command: &Command) -> Result<(), ProposeError> {
+        self.proposer.check(command)
     }
 
     /// Queues a command whose answer nobody waits for. It keeps its place before later ones.
@@ -132,7 +220,8 @@ impl Consensus {
 
     /// Returns once this node has applied everything acknowledged before the call, anywhere.
     pub async fn linearize(&self) -> Result<(), ReadError> {
-        self.reads.linearize().await
+        // A round that is under way may take all of the time by itself.
+        timeout(self.read_timeout, self.reads.linearize()).await.unwrap_or(Err(ReadError::NoQuorum))
     }
 
     /// The newest applied state. Never waits, takes no lock.
@@ -145,6 +234,12 @@ impl Consensus {
         read(&self.published.load().state)
     }
 
+    /// The time by which a leader decides: its host's clock, never behind the replicated one, which it
+    /// keeps going.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Carries the last applied index; changes after each apply.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
@@ -155,9 +250,64 @@ impl Consensus {
         self.reads.quorum_age().is_some_and(|age| age <= self.quorum_fresh)
     }
 
+    /// Whether everything acknowledged up to `within` ago is applied here, by a quorum's word.
+    pub fn heard_quorum_within(&self, within: Duration) -> bool {
+        self.reads.quorum_age().is_some_and(|age| age <= within)
+    }
+
+    /// Whether this node holds a permission lease: it knows of every right that was taken away more
+    /// than a lease ago.
+    pub fn holds_lease(&self) -> bool {
+        self.reads.quorum_age().is_some_and(|age| age <= self.lease)
+    }
+
+    /// Returns once no node admits anyone by a right that was taken away before the call and is known
+    /// to be so here. At once where all nodes are well, else after a lease and a margin at the latest.
+    pub async fn settle_permissions(&self) {
+        let index = self.state().applied_index();
+        let end = Instant::now() + self.lease + margin(self.lease);
+        // Leases of before the call are over by the end, whoever holds them.
+        let Ok(holders) = timeout_at(end, self.holders()).await else { return };
+        let asked = Instant::now();
+        let left = holders.into_iter().filter(|holder| holder.node != self.node()).map(|holder| {
+            let until = (asked + holder.left + margin(self.lease)).min(end);
+            timeout_at(until, self.has_applied(holder.node, index))
+        });
+        // In time or not: either way that lease no longer matters.
+        let _settled = futures_util::future::join_all(left).await;
+    }
+
+    async fn holders(&self) -> Vec<Holder> {
+        loop {
+            let holders = match self.leader() {
+                Some((leader, _)) if leader == self.node() => self.server.holders().await,
+                Some((leader, member)) => {
+                    self.peers.leases(leader, &member.peer, self.lease).await.ok().flatten()
+                }
+                None => None,
+            };
+            match holders {
+                Some(holders) => return holders,
+                None => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    async fn has_applied(&self, node: NodeId, index: u64) {
+        loop {
+            let address = self.status().members.get(&node).map(|status| status.member.peer.clone());
+            if let Some(address) = address
+                && self.peers.applied(node, &address, index, self.lease).await.is_ok_and(|applied| applied)
+            {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
     /// Whether this node believes it leads. A hint: only committed commands act.
     pub fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow().current_leader == Some(self.node)
+        self.raft.metrics().borrow().current_leader == Some(self.node())
     }
 
     /// Resolves when the node that this one believes to lead, or the term, has changed.
@@ -179,7 +329,7 @@ impl Consensus {
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let matched = |id: NodeId| match &metrics.replication {
-            _ if id == self.node => metrics.last_applied.map(|log| log.index),
+            _ if id == self.node() => metrics.last_applied.map(|log| log.index),
             Some(replication) => replication.get(&id).copied().flatten().map(|log| log.index),
             None => None,
         };
@@ -194,14 +344,68 @@ impl Consensus {
         }
     }
 
-    /// Answers a peer's request under [`crate::RPC_PREFIX`]; `method` is what follows it.
-    pub async fn handle_rpc(&self, method: &str, body: &[u8]) -> Result<Vec<u8>, RpcError> {
-        rpc::handle(&self.raft, self.node, self.resumed, method, body).await
+    /// For how long a right that was taken away may still be used somewhere at most: a lease, and what
+    /// clocks may differ by over one.
+    pub fn lease_and_margin(&self) -> Duration {
+        self.lease + margin(self.lease)
     }
 
-    /// Resolves, with the reason, when this node can no longer take part: its log failed, or it was
-    /// shut down.
+    /// Has the leadership given to a voter, to the fittest if none is named; answers who leads then.
+    ///
+    /// # Errors
+    /// Where the leader cannot be asked, or has nobody to give it to.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        let (leader, member) = self.leader().ok_or(HandOverError::Unreachable)?;
+        if leader == self.node() {
+            return self.server.hand_over(to).await;
+        }
+        let asked = self.peers.hand_over(leader, &member.peer, to, HAND_OVER_LIMIT).await;
+        asked.unwrap_or(Err(HandOverError::Unreachable))
+    }
+
+    /// Gives the leadership away if this node has it and another can take it, and does not stand for it
+    /// any more. For a node that is about to stop.
+    pub async fn retire(&self) {
+        self.server.yielding.retire();
+        if self.is_leader() {
+            match self.server.hand_over(None).await {
+                Ok(successor) => tracing::info!(%successor, "gave the leadership away"),
+                Err(error) => tracing::info!(%error, "the leadership was not given away"),
+            }
+        }
+        self.raft.runtime_config().elect(false);
+    }
+
+    /// Resolves once this node was removed from the cluster, as it learned by itself or from another.
+    pub async fn removed(&self) {
+        let mut removed = self.removed.clone();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            // The log has stopped; what is said of that is said elsewhere.
+            std::future::pending().await
+        }
+    }
+
+    /// Answers a request under [`crate::RPC_PREFIX`] of the peer that is `caller` for certain; `method` is what
+    /// follows the prefix.
+    pub async fn handle_rpc(&self, caller: NodeId, method: &str, body: &[u8]) -> Result<Vec<u8>, RpcError> {
+        rpc::handle(&self.server, caller, method, body).await
+    }
+
+    /// Resolves, with the reason, when this node can no longer take part: its log failed, its data is not
+    /// what the cluster knows, or it was shut down.
     pub async fn stopped(&self) -> String {
+        let mut disowned = self.server.identities.disowned();
+        let mut outdated = self.versions.ended();
+        tokio::select! {
+            // First: it is also why the log has stopped then.
+            biased;
+            Ok(reason) = outdated.wait_for(Option::is_some) => reason.expect("it was waited for").to_string(),
+            reason = self.log_stopped() => reason,
+            Ok(reason) = disowned.wait_for(Option::is_some) => reason.clone().expect("it was waited for"),
+        }
+    }
+
+    async fn log_stopped(&self) -> String {
         let mut metrics = self.raft.metrics();
         match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
             Ok(metrics) => match &metrics.running_state {
@@ -222,5 +426,6 @@ impl Consensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
+        self.server.receiver.close().await;
     }
 }

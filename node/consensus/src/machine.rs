@@ -1,30 +1,44 @@
 //! The state machine: committed entries in, published states and answers out.
 
-use std::io::Cursor;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use muster_core::ids::{Incarnation, NodeId};
-use muster_core::{Answer, Applied, ClusterState, ProposalId};
+use muster_core::version::Unsupported;
+use muster_core::{Answer, Applied, ClusterState, Command, Entry, ProposalId, mutant};
 use muster_storage::SnapshotStore;
 use openraft::storage::RaftStateMachine;
-use openraft::{EntryPayload, OptionalSend, Snapshot};
+use openraft::{EntryPayload, OptionalSend, Snapshot, StorageIOError};
 use tokio::sync::{oneshot, watch};
 
-use crate::snapshots::{self, Builder};
+use crate::clock::now;
+use crate::contents::Contents;
+use crate::digest::Digest;
+use crate::snapshots::{self, Builder, SnapshotData};
 use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
+use crate::versions::Versions;
 
 /// An immutable state and how far it reaches.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     pub state: Arc<ClusterState>,
     pub(crate) applied: Option<LogId>,
+    /// Those the log is sent to, by what was applied.
+    pub(crate) members: Arc<BTreeSet<NodeId>>,
+    /// Over all that was applied; absent behind a snapshot of format 1, which carried none.
+    pub digest: Option<Digest>,
 }
 
 impl Published {
     /// The index of the last applied entry; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |id| id.index)
+    }
+
+    /// The term of the last applied entry; 0 before the first.
+    pub fn applied_term(&self) -> u64 {
+        self.applied.map_or(0, |id| id.leader_id.term)
     }
 }
 
@@ -84,11 +98,15 @@ pub struct Machine {
     origin: (NodeId, Incarnation),
     state: ClusterState,
     applied: Option<LogId>,
+    digest: Option<Digest>,
     membership: StoredMembership,
+    /// The nodes in it.
+    members: Arc<BTreeSet<NodeId>>,
     snapshots: Arc<snapshots::Shelf>,
     published: Arc<ArcSwap<Published>>,
     changes: watch::Sender<u64>,
     pending: Arc<Pending>,
+    versions: Versions,
 }
 
 impl Machine {
@@ -97,20 +115,24 @@ impl Machine {
         node: NodeId,
         incarnation: Incarnation,
         store: SnapshotStore,
+        versions: Versions,
     ) -> Result<Self, StorageError> {
         let shelf = Arc::new(snapshots::Shelf::new(store));
         let mut machine = Machine {
             origin: (node, incarnation),
             state: ClusterState::default(),
             applied: None,
+            digest: Some(Digest::default()),
             membership: StoredMembership::default(),
+            members: Arc::default(),
             snapshots: shelf,
             published: Arc::new(ArcSwap::from_pointee(Published::default())),
             changes: watch::Sender::new(0),
             pending: Arc::default(),
+            versions,
         };
-        if let Some((meta, state)) = machine.snapshots.load_state().await? {
-            machine.adopt(&meta, state);
+        if let Some((meta, contents)) = machine.snapshots.load_state().await? {
+            machine.adopt(&meta, contents);
         }
         Ok(machine)
     }
@@ -127,18 +149,48 @@ impl Machine {
         Arc::clone(&self.pending)
     }
 
-    fn adopt(&mut self, meta: &SnapshotMeta, state: ClusterState) {
-        self.state = state;
+    fn adopt(&mut self, meta: &SnapshotMeta, contents: Contents) {
+        self.state = contents.state;
+        self.digest = contents.digest;
         self.applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        self.set_membership(meta.last_membership.clone());
         self.publish();
         self.pending.resolve_contained(&self.state);
     }
 
+    fn set_membership(&mut self, membership: StoredMembership) {
+        self.members = Arc::new(membership.membership().nodes().map(|(id, _)| *id).collect());
+        self.membership = membership;
+    }
+
     fn publish(&self) {
-        self.published
-            .store(Arc::new(Published { state: Arc::new(self.state.clone()), applied: self.applied }));
+        self.published.store(Arc::new(Published {
+            state: Arc::new(self.state.clone()),
+            applied: self.applied,
+            members: Arc::clone(&self.members),
+            digest: self.digest,
+        }));
         self.changes.send_replace(self.applied.map_or(0, |id| id.index));
+    }
+
+    /// Applies an entry, unless it leads to a version that this release does not support. Then nothing is
+    /// changed, and the node ends.
+    fn apply_supported(&mut self, entry: &Entry) -> Result<Applied, Unsupported> {
+        if !entry.commands.iter().any(|command| matches!(command, Command::Version(_))) {
+            return Ok(self.state.apply(entry));
+        }
+        // Whether the command is refused is the state's to say.
+        let mut next = self.state.clone();
+        let applied = next.apply(entry);
+        self.versions.check(&next)?;
+        self.state = next;
+        Ok(applied)
+    }
+
+    fn answer(&self, mine: &mut Vec<(ProposalId, Vec<Answer>)>) {
+        for (id, answers) in mine.drain(..) {
+            self.pending.resolve(id, Fate::Answers(answers));
+        }
     }
 }
 
@@ -157,51 +209,61 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut replies = Vec::new();
         let mut mine = Vec::new();
         for entry in entries {
-            self.applied = Some(entry.log_id);
-            replies.push(());
-            match entry.payload {
-                EntryPayload::Blank => {}
+            let log_id = entry.log_id;
+            let applied = match &entry.payload {
+                EntryPayload::Blank => None,
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.set_membership(StoredMembership::new(Some(entry.log_id), membership.clone()));
+                    None
+                }
+                EntryPayload::Normal(entry) if mutant!("replicas-use-their-clocks") => {
+                    Some(self.state.apply(&Entry { at: now(), ..entry.clone() }))
                 }
                 EntryPayload::Normal(entry) => {
-                    let id = entry.proposal;
-                    if let Applied::Answers(answers) = self.state.apply(&entry)
-                        && (id.node, id.incarnation) == self.origin
-                    {
-                        mine.push((id, answers));
-                    }
+                    let applied = self.apply_supported(entry);
+                    Some(applied.map_err(|e| StorageIOError::apply(log_id, openraft::AnyError::new(&e)))?)
                 }
+            };
+            self.applied = Some(log_id);
+            replies.push(());
+            self.digest = self.digest.map(|digest| digest.then(&entry, applied.as_ref()));
+            if let (EntryPayload::Normal(entry), Some(Applied::Answers(answers))) = (entry.payload, applied)
+                && (entry.proposal.node, entry.proposal.incarnation) == self.origin
+            {
+                mine.push((entry.proposal, answers));
             }
+        }
+        if mutant!("answer-before-publish") {
+            self.answer(&mut mine);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         // Publish first: who is answered must be able to read what it wrote.
         self.publish();
-        for (id, answers) in mine {
-            self.pending.resolve(id, Fate::Answers(answers));
-        }
+        self.answer(&mut mine);
         Ok(replies)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         // A clone of persistent maps: writes go on while it is encoded.
-        Builder::new(Arc::clone(&self.snapshots), self.state.clone(), self.applied, self.membership.clone())
+        let contents = Contents { state: self.state.clone(), digest: self.digest };
+        Builder::new(Arc::clone(&self.snapshots), contents, self.applied, self.membership.clone())
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
-        Ok(Box::new(Cursor::new(Vec::new())))
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
+        Ok(Box::new(self.snapshots.begin_receiving()))
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: Box<Cursor<Vec<u8>>>,
+        snapshot: Box<SnapshotData>,
     ) -> Result<(), StorageError> {
-        let state = self.snapshots.install(meta, snapshot.into_inner()).await?;
-        self.adopt(meta, state);
+        let contents = self.snapshots.install(meta, *snapshot, &self.versions).await?;
+        self.adopt(meta, contents);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
-        self.snapshots.current().await
+        self.snapshots.current()
     }
 }

@@ -1,65 +1,47 @@
-//! Calls to peers: bincode over HTTP, with the cluster's peer secret.
+//! Calls to peers: bincode over a [`Transport`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::ids::NodeId;
-use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use muster_core::version::Support;
+use openraft::Snapshot;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
+};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::RPC_PREFIX;
+use crate::formats;
+use crate::handover::{HandOverError, Resignation};
+use crate::identities::Identities;
+use crate::leases::Holder;
 use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
-use crate::types::{Member, TypeConfig};
+use crate::sending;
+use crate::snapshots::{SnapshotData, read_error};
+use crate::standing::{STANDING, Standing};
+use crate::transport::{CallError, Transport};
+use crate::types::{Member, TypeConfig, Vote};
+use crate::versions::Notice;
 
 /// A peer that cannot be reached is tried again this often.
 const UNREACHABLE_BACKOFF: Duration = Duration::from_millis(100);
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Why a call to a peer brought no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    /// The connection was not made: the peer saw nothing.
-    #[error("cannot connect to the peer")]
-    Unreachable(#[source] reqwest::Error),
-    #[error("the peer did not answer")]
-    Broken(#[source] reqwest::Error),
-    #[error("the peer refused the call with status {0}")]
-    Refused(reqwest::StatusCode),
-    #[error("cannot encode or decode a peer message")]
-    Codec(#[source] muster_storage::codec::CodecError),
-}
 
 /// Makes calls to peers. A clone is a handle to the same connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
-    http: reqwest::Client,
-    secret: Secret,
-}
-
-/// Kept out of logs.
-#[derive(Clone)]
-struct Secret(String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
+    transport: Arc<dyn Transport>,
+    identities: Identities,
 }
 
 impl Peers {
-    pub(crate) fn new(secret: String) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .no_proxy()
-            .build()?;
-        Ok(Peers { http, secret: Secret(secret) })
+    pub(crate) fn new(transport: Arc<dyn Transport>, identities: Identities) -> Self {
+        Peers { transport, identities }
     }
 
     pub(crate) async fn propose(
@@ -81,6 +63,70 @@ impl Peers {
         self.call(target, address, "read-index", &(), limit).await
     }
 
+    pub(crate) async fn leases(
+        &self,
+        target: NodeId,
+        address: &str,
+        limit: Duration,
+    ) -> Result<Option<Vec<Holder>>, CallError> {
+        self.call(target, address, "leases", &(), limit).await
+    }
+
+    /// Whether a node has applied everything up to `index`, within the limit.
+    pub(crate) async fn applied(
+        &self,
+        target: NodeId,
+        address: &str,
+        index: u64,
+        limit: Duration,
+    ) -> Result<bool, CallError> {
+        self.call(target, address, "applied", &index, limit).await
+    }
+
+    /// Brings a leader's resignation to a voter.
+    pub(crate) async fn resigned(
+        &self,
+        target: NodeId,
+        address: &str,
+        method: &str,
+        resignation: &Resignation,
+        limit: Duration,
+    ) -> Result<bool, CallError> {
+        self.call(target, address, method, resignation, limit).await
+    }
+
+    /// Asks the leader to give its place away.
+    pub(crate) async fn hand_over(
+        &self,
+        target: NodeId,
+        address: &str,
+        to: Option<NodeId>,
+        limit: Duration,
+    ) -> Result<Result<NodeId, HandOverError>, CallError> {
+        self.call(target, address, "hand-over", &to, limit).await
+    }
+
+    /// Asks a member what it supports, and tells it what is known.
+    pub(crate) async fn support(
+        &self,
+        target: NodeId,
+        address: &str,
+        notice: &Notice,
+        limit: Duration,
+    ) -> Result<Support, CallError> {
+        self.call(target, address, "support", notice, limit).await
+    }
+
+    /// What this node is to another.
+    pub(crate) async fn standing(
+        &self,
+        target: NodeId,
+        address: &str,
+        limit: Duration,
+    ) -> Result<Standing, CallError> {
+        self.call(target, address, STANDING, &(), limit).await
+    }
+
     async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
         target: NodeId,
@@ -89,17 +135,11 @@ impl Peers {
         request: &Q,
         limit: Duration,
     ) -> Result<A, CallError> {
-        let body = messages::encode(&(target, request)).map_err(CallError::Codec)?;
-        let sent = self.http.post(format!("http://{address}{RPC_PREFIX}{method}"));
-        let sent = sent.bearer_auth(&self.secret.0).timeout(limit).body(body).send().await;
-        let answer = sent.map_err(|e| match e.is_connect() {
-            true => CallError::Unreachable(e),
-            false => CallError::Broken(e),
-        })?;
-        if !answer.status().is_success() {
-            return Err(CallError::Refused(answer.status()));
-        }
-        let bytes = answer.bytes().await.map_err(CallError::Broken)?;
+        let format = formats::of(self.identities.version()).message;
+        let message = (self.identities.header(target), request);
+        let body = messages::encode(format, &message).map_err(CallError::Codec)?;
+        let path = format!("{RPC_PREFIX}{method}");
+        let bytes = self.transport.call(target, address, &path, body, limit).await?;
         messages::decode(&bytes).map_err(CallError::Codec)
     }
 }
@@ -120,10 +160,31 @@ pub(crate) struct Peer {
     peers: Peers,
 }
 
-type RaftRpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftError<NodeId, E>>;
+pub(crate) type RaftRpcError<E = openraft::error::Infallible> =
+    RPCError<NodeId, Member, RaftError<NodeId, E>>;
 
 impl Peer {
-    async fn raft_call<Q, A, E>(
+    pub(crate) fn target(&self) -> NodeId {
+        self.target
+    }
+
+    pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &Q,
+        option: &RPCOption,
+    ) -> Result<A, CallError> {
+        self.peers.call(self.target, &self.address, method, request, option.hard_ttl()).await
+    }
+
+    pub(crate) fn failed<E: std::error::Error>(error: CallError) -> RaftRpcError<E> {
+        match error {
+            error @ CallError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            error => RPCError::Network(NetworkError::new(&error)),
+        }
+    }
+
+    pub(crate) async fn raft_call<Q, A, E>(
         &self,
         method: &str,
         request: &Q,
@@ -134,13 +195,10 @@ impl Peer {
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let answer: Result<Result<A, RaftError<NodeId, E>>, CallError> =
-            self.peers.call(self.target, &self.address, method, request, option.hard_ttl()).await;
-        match answer {
+        match self.call::<Q, Result<A, RaftError<NodeId, E>>>(method, request, option).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(remote)) => Err(RPCError::RemoteError(RemoteError::new(self.target, remote))),
-            Err(error @ CallError::Unreachable(_)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
-            Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
+            Err(error) => Err(Peer::failed(error)),
         }
     }
 }
@@ -154,20 +212,34 @@ impl RaftNetwork<TypeConfig> for Peer {
         self.raft_call("append", &rpc, &option).await
     }
 
-    async fn install_snapshot(
-        &mut self,
-        rpc: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<NodeId>, RaftRpcError<InstallSnapshotError>> {
-        self.raft_call("snapshot", &rpc, &option).await
-    }
-
     async fn vote(
         &mut self,
         rpc: VoteRequest<NodeId>,
         option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, RaftRpcError> {
         self.raft_call("vote", &rpc, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<TypeConfig>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let Snapshot { meta, snapshot } = snapshot;
+        let reader = match *snapshot {
+            SnapshotData::Stored(reader) => reader,
+            SnapshotData::Arrived(_) => {
+                let error = std::io::Error::other("a snapshot that is not installed cannot be sent");
+                return Err(read_error(Some(&meta), &error).into());
+            }
+        };
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = sending::send(self, vote, meta, reader, option) => sent,
+        }
     }
 
     fn backoff(&self) -> Backoff {

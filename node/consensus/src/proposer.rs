@@ -8,21 +8,30 @@
 //! Commands submitted together stand or fall in their order: once one of them has no answer, those
 //! behind it in later entries are not sent. Who numbers what it sends may rely on that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use muster_core::ids::{Incarnation, NodeId};
+use muster_core::mutant;
+use muster_core::version::{self, Step};
 use muster_core::{Answer, Command, ProposalId};
+use muster_storage::codec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::ClusterClock;
 use crate::error::ProposeError;
-use crate::machine::{Fate, Pending};
-use crate::messages::{self, Proposal, ProposalOutcome};
-use crate::network::{CallError, Peers};
+use crate::handover::Yielding;
+use crate::machine::{Fate, Pending, Published};
+use crate::messages::{Proposal, ProposalOutcome};
+use crate::network::Peers;
 use crate::rpc;
+use crate::transport::CallError;
 use crate::types::Raft;
+use crate::versions::Versions;
 
 /// Commands in one entry.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -58,13 +67,20 @@ impl Group {
 #[derive(Clone, Debug)]
 pub(crate) struct Proposer {
     jobs: mpsc::Sender<Job>,
+    gate: Gate,
 }
 
 impl Proposer {
     pub(crate) fn spawn(worker: Worker) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let gate = worker.gate.clone();
         tokio::spawn(worker.run(queue));
-        Proposer { jobs }
+        Proposer { jobs, gate }
+    }
+
+    /// Refuses what not every member understands.
+    pub(crate) fn check(&self, command: &Command) -> Result<(), ProposeError> {
+        self.gate.check(command)
     }
 
     /// Queues commands; their order is kept, and none is applied unless all before it were. Each
@@ -75,7 +91,8 @@ impl Proposer {
     ) -> Result<Vec<oneshot::Receiver<Result<Answer, ProposeError>>>, ProposeError> {
         let mut sized = Vec::with_capacity(commands.len());
         for command in commands {
-            let bytes = messages::encode(&command).map_or(usize::MAX, |encoded| encoded.len());
+            self.gate.check(&command)?;
+            let bytes = codec::encoded_len(&command).unwrap_or(usize::MAX);
             if bytes > BYTES_MAX {
                 return Err(ProposeError::TooLarge { bytes, max: BYTES_MAX });
             }
@@ -97,13 +114,38 @@ impl Proposer {
     }
 }
 
+/// Lets through what every member understands.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) versions: Versions,
+}
+
+impl Gate {
+    /// By what this node has applied: a version is never lowered, so at worst it refuses for a moment too long.
+    fn check(&self, command: &Command) -> Result<(), ProposeError> {
+        let (since, in_effect) = (command.since(), self.published.load().state.version.get());
+        if since <= in_effect || mutant!("newer-commands-proposed") {
+            return Ok(());
+        }
+        let by = match version::next(in_effect, &self.versions.told()) {
+            Step::Held { by, .. } => by,
+            Step::Newest | Step::Raise { .. } => BTreeMap::new(),
+        };
+        Err(ProposeError::TooNew { since, in_effect, by })
+    }
+}
+
 pub(crate) struct Worker {
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) raft: Raft,
     pub(crate) peers: Peers,
     pub(crate) pending: Arc<Pending>,
+    pub(crate) clock: ClusterClock,
     pub(crate) timeout: Duration,
+    pub(crate) yielding: Yielding,
+    pub(crate) gate: Gate,
 }
 
 impl Worker {
@@ -192,8 +234,10 @@ impl Worker {
             let member = metrics.membership_config.membership().get_node(&leader);
             (leader, member.map(|member| member.peer.clone()))
         };
-        let outcome = if leader == self.node {
-            Ok(rpc::propose(&self.raft, self.node, Proposal::clone(proposal)).await)
+        let outcome = if leader == self.node && self.yielding.is_set() {
+            Ok(ProposalOutcome::NotLeader)
+        } else if leader == self.node {
+            Ok(rpc::propose(&self.raft, self.node, &self.clock, Proposal::clone(proposal)).await)
         } else {
             let Some(address) = address else { return Sent::NotTaken };
             let limit = deadline.saturating_duration_since(Instant::now()).min(FORWARD_LIMIT);
@@ -257,12 +301,48 @@ mod tests {
     use muster_core::accounts::{self, Role};
     use muster_core::ids::AccountName;
 
+    use muster_core::ids::NodeId;
+    use muster_core::version::{Obstacle, Version};
+
     use super::*;
+
+    fn gate() -> Gate {
+        Gate { published: Arc::default(), versions: Versions::of_release() }
+    }
+
+    #[test]
+    fn what_the_version_in_effect_does_not_have_is_not_proposed() {
+        #[cfg(feature = "mutants")]
+        muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
+        let raise = |to| Command::Version(version::Command::Raise { to: Version(to) });
+        let gate = gate();
+        assert!(gate.check(&raise(2)).is_ok(), "the step from what is in effect");
+        let refused = gate.check(&raise(3)).expect_err("it is of version 2").to_string();
+        assert!(refused.contains("still at version 1") && refused.contains("needs version 2"), "{refused}");
+        assert!(refused.contains("not known here"), "{refused}");
+
+        let supports = gate.versions.own();
+        gate.versions.note([(NodeId(1), Some(supports)), (NodeId(2), None)].into());
+        let refused = gate.check(&raise(3)).expect_err("it is of version 2");
+        assert!(refused.to_string().contains("node 2 does not say what it supports"), "{refused}");
+        let ProposeError::TooNew { by, .. } = refused else { panic!("{refused}") };
+        assert_eq!(by, BTreeMap::from([(NodeId(2), Obstacle::Silent)]));
+
+        let mut published = Published::default();
+        let raised = muster_core::Entry {
+            at: muster_core::units::Timestamp(1),
+            proposal: ProposalId { node: NodeId(1), incarnation: Incarnation(1), sequence: 1 },
+            commands: vec![raise(2)],
+        };
+        Arc::make_mut(&mut published.state).apply(&raised);
+        gate.published.store(Arc::new(published));
+        assert!(gate.check(&raise(3)).is_ok(), "it is in effect now");
+    }
 
     #[test]
     fn what_follows_a_lost_command_of_its_group_is_not_sent() {
         let (jobs, mut queue) = mpsc::channel(10);
-        let proposer = Proposer { jobs };
+        let proposer = Proposer { jobs, gate: gate() };
         let create = |name: &str| {
             let name = AccountName::new(name).expect("a valid name");
             Command::Accounts(accounts::Command::Create { name, role: Role::User })

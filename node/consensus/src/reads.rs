@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_core::ids::NodeId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ReadError;
 use crate::messages::ReadIndex;
 use crate::network::Peers;
-use crate::rpc::{self, Resumed};
-use crate::types::Raft;
+use crate::rpc::Server;
 
 /// Reads that may wait for the next round.
 const WAITING_MAX: usize = 100_000;
@@ -52,17 +50,10 @@ impl QuorumHeard {
 }
 
 impl Reads {
-    pub(crate) fn spawn(
-        node: NodeId,
-        raft: Raft,
-        resumed: Option<Resumed>,
-        peers: Peers,
-        applied: watch::Receiver<u64>,
-        timeout: Duration,
-    ) -> Self {
+    pub(crate) fn spawn(server: Server, peers: Peers, timeout: Duration) -> Self {
         let (askers, queue) = mpsc::channel(WAITING_MAX);
         let heard = Arc::new(QuorumHeard { since: Instant::now(), at: AtomicU64::new(0) });
-        let worker = Worker { node, raft, resumed, peers, applied, timeout, heard: Arc::clone(&heard) };
+        let worker = Worker { server, peers, timeout, heard: Arc::clone(&heard) };
         tokio::spawn(worker.run(queue));
         let reads = Reads { askers, heard };
         tokio::spawn(probe(reads.clone()));
@@ -93,17 +84,14 @@ async fn probe(reads: Reads) {
 }
 
 struct Worker {
-    node: NodeId,
-    raft: Raft,
-    resumed: Option<Resumed>,
+    server: Server,
     peers: Peers,
-    applied: watch::Receiver<u64>,
     timeout: Duration,
     heard: Arc<QuorumHeard>,
 }
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Asker>) {
+    async fn run(self, mut queue: mpsc::Receiver<Asker>) {
         let mut askers: Vec<Asker> = Vec::new();
         while queue.recv_many(&mut askers, WAITING_MAX).await > 0 {
             let answer = self.round().await;
@@ -114,18 +102,22 @@ impl Worker {
         }
     }
 
-    async fn round(&mut self) -> Result<(), ReadError> {
+    async fn round(&self) -> Result<(), ReadError> {
         let deadline = Instant::now() + self.timeout;
+        let mut applied = self.server.applied.clone();
         while Instant::now() < deadline {
             let began = Instant::now();
-            if let Ok(Some(index)) = timeout_at((began + ATTEMPT_LIMIT).min(deadline), self.ask()).await {
-                let caught_up =
-                    timeout_at(deadline, self.applied.wait_for(|applied| *applied >= index)).await;
+            if let Ok(Some((index, leased))) =
+                timeout_at((began + ATTEMPT_LIMIT).min(deadline), self.ask()).await
+            {
+                let caught_up = timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await;
                 return match caught_up {
                     Ok(Ok(_)) => {
                         // Only now: who hears the quorum and does not catch up with it would go on
                         // admitting callers by permissions that were taken back long ago.
-                        self.heard.note(began);
+                        if leased {
+                            self.heard.note(began);
+                        }
                         Ok(())
                     }
                     Ok(Err(_closed)) => Err(ReadError::Stopping),
@@ -137,22 +129,23 @@ impl Worker {
         Err(ReadError::NoQuorum)
     }
 
-    /// The index a read must wait for, from whoever leads.
-    async fn ask(&self) -> Option<u64> {
+    /// The index a read must wait for, from whoever leads, and whether a lease comes with it.
+    async fn ask(&self) -> Option<(u64, bool)> {
         let (leader, address) = {
-            let metrics = self.raft.metrics();
+            let metrics = self.server.raft.metrics();
             let metrics = metrics.borrow();
             let leader = metrics.current_leader?;
             let member = metrics.membership_config.membership().get_node(&leader);
             (leader, member.map(|member| member.peer.clone()))
         };
-        let answer = if leader == self.node {
-            rpc::read_index(&self.raft, self.resumed).await
+        let answer = if leader == self.server.identities.own().node {
+            self.server.read_index(leader).await
         } else {
             self.peers.read_index(leader, &address?, ATTEMPT_LIMIT).await.ok()?
         };
         match answer {
-            ReadIndex::At(index) => Some(index),
+            ReadIndex::At(index) => Some((index, true)),
+            ReadIndex::Unleased(index) => Some((index, false)),
             ReadIndex::NotLeader | ReadIndex::NoQuorum => None,
         }
     }

@@ -1,13 +1,32 @@
-//! Answers to peers. The listener has checked the peer secret already.
+//! Answers to peers. The listener has made certain who calls; here it must be who the message says.
 
-use muster_core::Entry;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use muster_core::ids::NodeId;
+use muster_core::{Entry, mutant};
+use muster_storage::Arrivals;
+use openraft::Snapshot;
+use openraft::error::{Fatal, RaftError};
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest};
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::ClusterClock;
 use crate::error::RpcError;
+use crate::handover::{Resignation, Yielding};
+use crate::identities::{Header, Identities};
+use crate::leases::{Grants, Holder};
+use crate::machine::Published;
 use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
-use crate::types::{LogId, Raft, Vote};
+use crate::network::Peers;
+use crate::receiving::{Offer, Receiver, Refusal};
+use crate::snapshots::SnapshotData;
+use crate::standing::{self, STANDING};
+use crate::types::{LogId, Raft, TypeConfig, Vote};
+use crate::versions::{Notice, Versions};
 
 /// The term that this process resumed as its leader, and the last entry it then had.
 ///
@@ -28,69 +47,228 @@ impl Resumed {
     /// What a read must wait for in `term`. A metric's term, which may lag: the last entry was this
     /// leader's own, so waiting for it without need is only slow.
     fn read_index(self, term: u64, index: u64) -> u64 {
-        if term <= self.term { index.max(self.last) } else { index }
+        if term <= self.term && !mutant!("resumed-leader-reads-back") { index.max(self.last) } else { index }
     }
 }
 
-/// Handles one peer request: the path's last segment and the body, to the answer's body.
+/// What answering takes. A clone is a handle to the same.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) raft: Raft,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) receiver: Receiver,
+    pub(crate) identities: Identities,
+    pub(crate) resumed: Option<Resumed>,
+    pub(crate) grants: Grants,
+    pub(crate) clock: ClusterClock,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) peers: Peers,
+    pub(crate) yielding: Yielding,
+    pub(crate) versions: Versions,
+}
+
+/// Handles one request of the peer `caller`: the path's last segment and the body, to the answer's body.
 pub(crate) async fn handle(
-    raft: &Raft,
-    node: NodeId,
-    resumed: Option<Resumed>,
+    server: &Server,
+    caller: NodeId,
     method: &str,
     body: &[u8],
 ) -> Result<Vec<u8>, RpcError> {
+    let Server { raft, identities, clock, .. } = server;
+    let format = messages::format_of(body);
     match method {
-        "append" => answer(&raft.append_entries(decode(node, body)?).await),
-        "vote" => answer(&raft.vote(decode(node, body)?).await),
-        "snapshot" => answer(&raft.install_snapshot(decode(node, body)?).await),
-        "propose" => answer(&propose(raft, node, decode(node, body)?).await),
+        "append" => {
+            let request: AppendEntriesRequest<TypeConfig> = decode(identities, caller, body)?;
+            matches(caller, request.vote.leader_id.node_id)?;
+            answer(format, &raft.append_entries(request).await)
+        }
+        "vote" => {
+            let request: VoteRequest<NodeId> = decode(identities, caller, body)?;
+            matches(caller, request.vote.leader_id.node_id)?;
+            answer(format, &raft.vote(request).await)
+        }
+        "snapshot-held" => {
+            let offer: Offer = decode(identities, caller, body)?;
+            matches(caller, offer.vote.leader_id.node_id)?;
+            answer(format, &server.held(offer).await)
+        }
+        "snapshot" => {
+            let request: InstallSnapshotRequest<TypeConfig> = decode(identities, caller, body)?;
+            matches(caller, request.vote.leader_id.node_id)?;
+            answer(format, &install(server, request).await)
+        }
+        "propose" => {
+            let proposal: Proposal = decode(identities, caller, body)?;
+            matches(caller, proposal.id.node)?;
+            if server.yielding.is_set() {
+                return answer(format, &ProposalOutcome::NotLeader);
+            }
+            answer(format, &propose(raft, identities.own().node, clock, proposal).await)
+        }
         "read-index" => {
-            let () = decode(node, body)?;
-            answer(&read_index(raft, resumed).await)
+            let () = decode(identities, caller, body)?;
+            answer(format, &server.read_index(caller).await)
+        }
+        "leases" => {
+            let () = decode(identities, caller, body)?;
+            answer(format, &server.holders().await)
+        }
+        "applied" => answer(format, &server.has_applied(decode(identities, caller, body)?).await),
+        "hand-over" => answer(format, &server.hand_over(decode(identities, caller, body)?).await),
+        "stand-aside" | "campaign" => {
+            let resignation: Resignation = decode(identities, caller, body)?;
+            answer(format, &server.obey(caller, resignation, method == "campaign").await)
+        }
+        "support" => {
+            let notice: Notice = decode(identities, caller, body)?;
+            answer(format, &server.versions.answer(notice))
+        }
+        STANDING => {
+            // Also for those who are not heard otherwise.
+            let (_, ()): (Header, ()) = messages::decode(body).map_err(RpcError::Decode)?;
+            answer(format, &standing::of(&server.published.load().state, caller))
         }
         unknown => Err(RpcError::UnknownPath(unknown.to_owned())),
     }
 }
 
+type SnapshotAnswer = Result<InstallSnapshotResponse<NodeId>, Refusal>;
+
+/// Takes a part of a snapshot. In a task of its own, since who asked may hang up, and the store must
+/// learn how it ended.
+async fn install(server: &Server, request: InstallSnapshotRequest<TypeConfig>) -> SnapshotAnswer {
+    let server = server.clone();
+    let installing = tokio::spawn(async move { server.install(request).await });
+    installing.await.expect("openraft does not panic as it is asked")
+}
+
 /// Commits a proposal if this node, `node`, leads. The leader's clock gives the entry its time.
-pub(crate) async fn propose(raft: &Raft, node: NodeId, proposal: Proposal) -> ProposalOutcome {
+pub(crate) async fn propose(
+    raft: &Raft,
+    node: NodeId,
+    clock: &ClusterClock,
+    proposal: Proposal,
+) -> ProposalOutcome {
     // openraft answers "forward it to the leader" also where it took the entry and a later leader
     // replaced it here, while other replicas may still bring it in. So that answer certifies nothing.
     if raft.metrics().borrow().current_leader != Some(node) {
         return ProposalOutcome::NotLeader;
     }
-    let entry = Entry { at: clock::now(), proposal: proposal.id, commands: proposal.commands };
+    let entry = Entry { at: clock.now(), proposal: proposal.id, commands: proposal.commands };
     match raft.client_write(entry).await {
         Ok(_) => ProposalOutcome::Committed,
         Err(error) => {
+            if mutant!("panic-on-lost-leadership") {
+                panic!("a leader commits what it takes: {error}");
+            }
             tracing::debug!(%error, "a proposal was taken but not seen committed");
             ProposalOutcome::Unknown
         }
     }
 }
 
-pub(crate) async fn read_index(raft: &Raft, resumed: Option<Resumed>) -> ReadIndex {
-    match raft.get_read_log_id().await {
-        Ok((at, _)) => {
-            let index = at.map_or(0, |id| id.index);
-            let term = raft.metrics().borrow().current_term;
-            ReadIndex::At(resumed.map_or(index, |resumed| resumed.read_index(term, index)))
+impl Server {
+    async fn install(&self, request: InstallSnapshotRequest<TypeConfig>) -> SnapshotAnswer {
+        let InstallSnapshotRequest { vote, meta, offset, data, done } = request;
+        let own = self.vote().await.map_err(RaftError::Fatal)?;
+        // Who sends it leads no more.
+        if vote.partial_cmp(&own).is_none_or(std::cmp::Ordering::is_lt) {
+            return Ok(InstallSnapshotResponse { vote: own });
         }
-        Err(error) if error.forward_to_leader().is_some() => ReadIndex::NotLeader,
-        Err(_) => ReadIndex::NoQuorum,
+        let Some(draft) = self.receiver.take(&meta, offset, &data, done).await? else {
+            return Ok(InstallSnapshotResponse { vote: own });
+        };
+        // openraft purges the log as it hands the snapshot on, which must wait for the snapshot.
+        let index = meta.last_log_id.map(|last| last.index);
+        index.inspect(|index| self.arrivals.arrived(*index));
+        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::Arrived(Box::new(draft))) };
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await;
+        index.inspect(|index| self.arrivals.declined(*index));
+        let vote = answer.map_err(RaftError::Fatal)?.vote;
+        Ok(InstallSnapshotResponse { vote })
+    }
+
+    /// How much is here of a snapshot that a leader offers.
+    async fn held(&self, offer: Offer) -> Result<u64, RaftError<NodeId>> {
+        let Offer { vote, transfer } = offer;
+        let own = self.vote().await.map_err(RaftError::Fatal)?;
+        if vote.partial_cmp(&own).is_none_or(std::cmp::Ordering::is_lt) {
+            // It will hear of the higher vote with the first part.
+            return Ok(0);
+        }
+        self.receiver.held(transfer).await.map_err(RaftError::Fatal)
+    }
+
+    async fn vote(&self) -> Result<Vote, Fatal<NodeId>> {
+        self.raft.with_raft_state(|state| *state.vote_ref()).await
+    }
+
+    /// The index for a read of `reader`, and with it a permission lease from when the reader asked.
+    pub(crate) async fn read_index(&self, reader: NodeId) -> ReadIndex {
+        match self.raft.get_read_log_id().await {
+            Ok((at, _)) => {
+                let index = at.map_or(0, |id| id.index);
+                let term = self.raft.metrics().borrow().current_term;
+                let index = self.resumed.map_or(index, |resumed| resumed.read_index(term, index));
+                if !self.may_lease(reader) {
+                    return ReadIndex::Unleased(index);
+                }
+                self.grants.note(term, reader, Instant::now());
+                ReadIndex::At(index)
+            }
+            Err(error) if error.forward_to_leader().is_some() => ReadIndex::NotLeader,
+            Err(_) => ReadIndex::NoQuorum,
+        }
+    }
+
+    /// Whether a node may be promised a lease: a later leader must know of it. It knows of every member
+    /// whose entry is committed, and takes it for a holder.
+    fn may_lease(&self, reader: NodeId) -> bool {
+        let published = self.published.load();
+        published.members.contains(&reader) && published.state.members.may_serve(reader)
+    }
+
+    /// Who may hold a lease, if this node leads and a quorum says so.
+    pub(crate) async fn holders(&self) -> Option<Vec<Holder>> {
+        self.raft.get_read_log_id().await.ok()?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let published = self.published.load();
+        let mut members: BTreeSet<NodeId> = published.members.iter().copied().collect();
+        members.extend(metrics.membership_config.membership().nodes().map(|(id, _)| *id));
+        members.retain(|node| !published.state.members.holds_no_lease(*node));
+        Some(self.grants.holders(metrics.current_term, members.into_iter(), Instant::now()))
+    }
+
+    /// Returns once everything up to `index` is applied here. Who asks puts an end to the waiting.
+    async fn has_applied(&self, index: u64) -> bool {
+        let limit = self.grants.lease();
+        let applied = &mut self.applied.clone();
+        matches!(tokio::time::timeout(limit, applied.wait_for(|applied| *applied >= index)).await, Ok(Ok(_)))
     }
 }
 
-/// Each message names the node it is for. Addresses change hands, and what one node acknowledges must
-/// not count for another: a quorum could then be less than one.
-fn decode<T: serde::de::DeserializeOwned>(node: NodeId, body: &[u8]) -> Result<T, RpcError> {
-    let (target, message): (NodeId, T) = messages::decode(body).map_err(RpcError::Decode)?;
-    if target == node { Ok(message) } else { Err(RpcError::Misdirected(node)) }
+/// What a request of `caller` says, once it is certain that it sent it as itself and to this node.
+fn decode<T: serde::de::DeserializeOwned>(
+    identities: &Identities,
+    caller: NodeId,
+    body: &[u8],
+) -> Result<T, RpcError> {
+    let (header, message): (Header, T) = messages::decode(body).map_err(RpcError::Decode)?;
+    matches(caller, header.sender.node)?;
+    identities.check(&header)?;
+    Ok(message)
 }
 
-fn answer<T: Serialize>(message: &T) -> Result<Vec<u8>, RpcError> {
-    messages::encode(message).map_err(RpcError::Encode)
+/// A node votes, leads and proposes as itself alone.
+fn matches(caller: NodeId, claimed: NodeId) -> Result<(), RpcError> {
+    if caller == claimed { Ok(()) } else { Err(RpcError::Mismatch { caller, claimed }) }
+}
+
+/// Answers in the format of the request, which its sender knows for certain.
+fn answer<T: Serialize>(format: u8, message: &T) -> Result<Vec<u8>, RpcError> {
+    messages::encode(format, message).map_err(RpcError::Encode)
 }
 
 #[cfg(test)]
@@ -100,14 +278,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_meant_for_another_node_is_refused() {
-        let body = messages::encode(&(NodeId(2), 7_u64)).expect("encodable");
-        assert_eq!(decode::<u64>(NodeId(2), &body).expect("for this one"), 7);
-        assert!(matches!(decode::<u64>(NodeId(1), &body), Err(RpcError::Misdirected(NodeId(1)))));
-    }
-
-    #[test]
     fn a_leader_that_restarts_reads_no_further_back_than_its_log() {
+        #[cfg(feature = "mutants")]
+        muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
         let last = Some(LogId::new(CommittedLeaderId::new(3, NodeId(1)), 100));
         let resumed = |vote| Resumed::new(NodeId(1), vote, last);
         assert_eq!(resumed(None), None);

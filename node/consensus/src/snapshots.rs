@@ -1,23 +1,44 @@
-//! Snapshots of the state: encoded away from the apply path, kept in the store, one at a time.
+//! Snapshots of the state: encoded away from the apply path, straight into the store, one at a time.
 
-use std::io::Cursor;
+use std::io;
 use std::sync::Arc;
 
-use muster_core::ClusterState;
-use muster_storage::{SnapshotStore, codec};
+use muster_core::ledger::Ledger;
+use muster_core::mutant;
+use muster_storage::codec::{self, CodecError};
+use muster_storage::snapshot::Stream;
+use muster_storage::{Draft, Pace, SnapshotReader, SnapshotStore, StoreError};
 use openraft::storage::RaftSnapshotBuilder;
 use openraft::{Snapshot, StorageIOError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
+use crate::contents::{Contents, SLICE_BYTES};
 use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
+use crate::versions::Versions;
 
-/// The format of a snapshot's data and of its metadata.
-const FORMAT: u8 = 1;
-/// As much as the store takes in one snapshot.
-const STATE_MAX: usize = codec::DECODE_MAX;
+/// The format of a snapshot's metadata.
+const META_FORMAT: u8 = 1;
 const META_MAX: usize = 64 * 1024;
 
-/// Where the last snapshot lies. Saves take turns, and an older one never replaces a newer one.
+/// A snapshot's data, as openraft passes it around: a handle on what lies in the store.
+#[derive(Debug)]
+pub enum SnapshotData {
+    /// This node's snapshot, to be read.
+    Stored(SnapshotReader),
+    /// One that has arrived, and is not this node's yet.
+    Arrived(Box<Draft>),
+}
+
+/// Why a snapshot cannot be decoded: the store's fault, or that of what was encoded.
+#[derive(Debug, thiserror::Error)]
+enum DecodeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// Where the last snapshot lies. An older one never replaces a newer one.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     store: SnapshotStore,
@@ -29,60 +50,127 @@ impl Shelf {
         Shelf { store, newest: Mutex::new(None) }
     }
 
-    pub(crate) async fn load_state(&self) -> Result<Option<(SnapshotMeta, ClusterState)>, StorageError> {
-        let Some((meta, data)) = self.load().await? else { return Ok(None) };
+    pub(crate) async fn load_state(&self) -> Result<Option<(SnapshotMeta, Contents)>, StorageError> {
+        let Some((meta, reader)) = self.read()? else { return Ok(None) };
         *self.newest.lock().await = meta.last_log_id;
-        let state = decode_state(&meta, data).await?;
-        Ok(Some((meta, state)))
+        self.durable(&meta);
+        let contents = self.decode(&meta, reader.stream()).await?;
+        Ok(Some((meta, contents)))
     }
 
-    pub(crate) async fn current(&self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
-        let loaded = self.load().await?;
-        Ok(loaded.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
+    #[expect(clippy::result_large_err, reason = "openraft's error is as large as it is")]
+    pub(crate) fn current(&self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        let read = self.read()?;
+        Ok(read.map(|(meta, reader)| Snapshot { meta, snapshot: Box::new(SnapshotData::Stored(reader)) }))
     }
 
-    /// Checks a received snapshot, makes it durable and returns its state.
+    /// Where one that arrives may be put, if openraft asks: [`crate::receiving`] does not need it to.
+    pub(crate) fn begin_receiving(&self) -> SnapshotData {
+        SnapshotData::Arrived(Box::new(self.store.begin(Pace::Full)))
+    }
+
+    /// Checks an arrived snapshot, makes it durable and returns its state.
     pub(crate) async fn install(
         &self,
         meta: &SnapshotMeta,
-        data: Vec<u8>,
-    ) -> Result<ClusterState, StorageError> {
-        let data: Arc<[u8]> = data.into();
-        let state = decode_state(meta, Arc::clone(&data)).await?;
-        self.save(meta, data).await?;
-        Ok(state)
+        data: SnapshotData,
+        versions: &Versions,
+    ) -> Result<Contents, StorageError> {
+        let installed = async {
+            let mut draft = match data {
+                SnapshotData::Arrived(draft) => *draft,
+                SnapshotData::Stored(reader) => self.copy(meta, reader).await?,
+            };
+            draft.seal().await.map_err(|e| write_error(meta, &e))?;
+            let contents = self.decode(meta, draft.stream()).await?;
+            versions.check(&contents.state).map_err(|unsupported| read_error(Some(meta), &unsupported))?;
+            self.finish(meta, draft).await?;
+            Ok(contents)
+        }
+        .await;
+        if installed.is_err() {
+            // The purge of the log that openraft has asked for already must never be.
+            self.store.arrivals().failed();
+        }
+        installed
     }
 
-    async fn save(&self, meta: &SnapshotMeta, data: Arc<[u8]>) -> Result<(), StorageError> {
+    /// Copies another store's snapshot.
+    async fn copy(&self, meta: &SnapshotMeta, reader: SnapshotReader) -> Result<Draft, StorageError> {
+        let mut draft = self.store.begin(Pace::Full);
+        let reader = Arc::new(reader);
+        while draft.held() < reader.bytes() {
+            let part =
+                reader.read(draft.held(), SLICE_BYTES).await.map_err(|e| read_error(Some(meta), &e))?;
+            draft.append(&part).await.map_err(|e| write_error(meta, &e))?;
+        }
+        Ok(draft)
+    }
+
+    /// Encodes a state into the store. Returns at the end of it, or once a newer one is there.
+    pub(crate) async fn build(&self, meta: &SnapshotMeta, contents: Contents) -> Result<(), StorageError> {
+        let mut draft = self.store.begin(Pace::Gentle);
+        let (slices, mut ready) = mpsc::channel::<Vec<u8>>(1);
+        let encoding = if self.store.has_threads() {
+            let send = move |slice| slices.blocking_send(slice).map_err(|_| io::ErrorKind::BrokenPipe.into());
+            Some(tokio::task::spawn_blocking(move || contents.encode(send)))
+        } else {
+            // A store in memory keeps to one thread, and its states are small.
+            let mut all = Vec::new();
+            let sink = |slice| {
+                all.push(slice);
+                Ok(())
+            };
+            contents.encode(sink).map_err(|e| write_error(meta, &e))?;
+            drop(slices);
+            for slice in all {
+                draft.append(&slice).await.map_err(|e| write_error(meta, &e))?;
+            }
+            None
+        };
+        while let Some(slice) = ready.recv().await {
+            draft.append(&slice).await.map_err(|e| write_error(meta, &e))?;
+        }
+        if let Some(encoding) = encoding {
+            let encoded = encoding.await.expect("encoding does not panic");
+            encoded.map_err(|e| write_error(meta, &e))?;
+        }
+        draft.seal().await.map_err(|e| write_error(meta, &e))?;
+        self.finish(meta, draft).await
+    }
+
+    async fn finish(&self, meta: &SnapshotMeta, draft: Draft) -> Result<(), StorageError> {
         let mut newest = self.newest.lock().await;
         if *newest > meta.last_log_id {
+            draft.discard();
             return Ok(());
         }
-        let encoded = codec::encode(FORMAT, meta).map_err(|e| write_error(meta, &e))?;
-        self.store.save(&encoded, &data).await.map_err(|e| write_error(meta, &e))?;
+        let encoded = codec::encode(META_FORMAT, meta).map_err(|e| write_error(meta, &e))?;
+        draft.finish(&encoded).await.map_err(|e| write_error(meta, &e))?;
         *newest = meta.last_log_id;
+        self.durable(meta);
         Ok(())
     }
 
-    async fn load(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
-        match self.read().await {
-            // A save that is about to end has removed the old snapshot and does not tell of the new one
-            // before that is durable. An error here would end this node's part in the log, so it
-            // must not come of that: who holds the lock sees no save.
-            Err(_) => {
-                let _no_save = self.newest.lock().await;
-                self.read().await
-            }
-            found => found,
-        }
+    /// Lets the log be purged up to there.
+    fn durable(&self, meta: &SnapshotMeta) {
+        self.store.arrivals().durable(meta.last_log_id.map_or(0, |last| last.index));
     }
 
-    async fn read(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
-        let store = self.store.clone();
-        let loaded = blocking(move || store.load()).await.map_err(|e| read_error(None, &e))?;
-        let Some(muster_storage::Snapshot { meta, data }) = loaded else { return Ok(None) };
-        let meta = codec::decode(&[FORMAT], META_MAX, &meta).map_err(|e| read_error(None, &e))?;
-        Ok(Some((meta, data)))
+    #[expect(clippy::result_large_err, reason = "openraft's error is as large as it is")]
+    fn read(&self) -> Result<Option<(SnapshotMeta, SnapshotReader)>, StorageError> {
+        let Some(reader) = self.store.current() else { return Ok(None) };
+        let meta =
+            codec::decode(&[META_FORMAT], META_MAX, reader.meta()).map_err(|e| read_error(None, &e))?;
+        Ok(Some((meta, reader)))
+    }
+
+    async fn decode(&self, meta: &SnapshotMeta, mut stream: Stream) -> Result<Contents, StorageError> {
+        let decoded = self.store.offload(move || {
+            Contents::decode(&mut stream)
+                .map_err(|error| stream.failure().map_or(DecodeError::Codec(error), DecodeError::Store))
+        });
+        decoded.await.map_err(|e| read_error(Some(meta), &e))
     }
 }
 
@@ -90,7 +178,7 @@ impl Shelf {
 #[derive(Debug)]
 pub struct Builder {
     shelf: Arc<Shelf>,
-    state: ClusterState,
+    contents: Contents,
     applied: Option<LogId>,
     membership: StoredMembership,
 }
@@ -98,11 +186,11 @@ pub struct Builder {
 impl Builder {
     pub(crate) fn new(
         shelf: Arc<Shelf>,
-        state: ClusterState,
+        contents: Contents,
         applied: Option<LogId>,
         membership: StoredMembership,
     ) -> Self {
-        Builder { shelf, state, applied, membership }
+        Builder { shelf, contents, applied, membership }
     }
 }
 
@@ -114,33 +202,24 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         };
         let meta =
             SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
-        let state = self.state.clone();
-        let data =
-            blocking(move || codec::encode(FORMAT, &state)).await.map_err(|e| write_error(&meta, &e))?;
-        let data: Arc<[u8]> = data.into();
-        self.shelf.save(&meta, Arc::clone(&data)).await?;
-        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data.to_vec())) })
+        let mut contents = self.contents.clone();
+        if mutant!("snapshot-omits-the-ledger") {
+            contents.state.ledger = Ledger::default();
+        }
+        self.shelf.build(&meta, contents).await?;
+        // This one, or a newer one that has arrived meanwhile.
+        Ok(self.shelf.current()?.expect("a snapshot was just finished"))
     }
 }
 
-async fn decode_state<D>(meta: &SnapshotMeta, data: D) -> Result<ClusterState, StorageError>
-where
-    D: AsRef<[u8]> + Send + 'static,
-{
-    blocking(move || codec::decode(&[FORMAT], STATE_MAX, data.as_ref()))
-        .await
-        .map_err(|e| read_error(Some(meta), &e))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("encoding and decoding do not panic")
-}
-
-fn write_error<E: std::error::Error + 'static>(meta: &SnapshotMeta, error: &E) -> StorageError {
+pub(crate) fn write_error<E: std::error::Error + 'static>(meta: &SnapshotMeta, error: &E) -> StorageError {
     StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(error)).into()
 }
 
-fn read_error<E: std::error::Error + 'static>(meta: Option<&SnapshotMeta>, error: &E) -> StorageError {
+pub(crate) fn read_error<E: std::error::Error + 'static>(
+    meta: Option<&SnapshotMeta>,
+    error: &E,
+) -> StorageError {
     StorageIOError::read_snapshot(meta.map(SnapshotMeta::signature), openraft::AnyError::new(error)).into()
 }
 
@@ -161,22 +240,28 @@ mod tests {
             last_log_id: Some(LogId::new(CommittedLeaderId::new(1, NodeId(1)), index)),
             ..SnapshotMeta::default()
         };
-        shelf.save(&meta(0), Arc::from([0; 100])).await.expect("saved");
+        shelf.build(&meta(0), Contents::default()).await.expect("saved");
         let saving = tokio::spawn({
             let shelf = Arc::clone(&shelf);
             async move {
                 for index in 1..=100 {
-                    shelf.save(&meta(index), Arc::from([0; 100])).await.expect("saved");
+                    shelf.build(&meta(index), Contents::default()).await.expect("saved");
                 }
             }
         });
         let mut last = None;
         while !saving.is_finished() {
-            let (meta, _) = shelf.load().await.expect("readable").expect("there is always one");
+            let (meta, reader) = shelf.read().expect("readable").expect("there is always one");
             assert!(meta.last_log_id >= last, "an older one came back");
+            shelf.decode(&meta, reader.stream()).await.expect("it stays while it is read");
             last = meta.last_log_id;
         }
         saving.await.expect("saving does not panic");
+        // An older one that took longer replaces nothing.
+        shelf.build(&meta(50), Contents::default()).await.expect("given up");
+        let (found, reader) = shelf.read().expect("readable").expect("there is always one");
+        assert_eq!(found.last_log_id, meta(100).last_log_id);
+        drop(reader);
         tokio::task::spawn_blocking(move || store.close()).await.expect("closed");
     }
 }

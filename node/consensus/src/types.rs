@@ -1,11 +1,12 @@
 //! What openraft needs to know of our types.
 
 use std::fmt;
-use std::io::Cursor;
 
 use muster_core::Entry;
 use muster_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
+
+use crate::snapshots::SnapshotData;
 
 openraft::declare_raft_types!(
     /// Entries are `muster_core::Entry`. Their answers go to whoever proposed them from the local
@@ -15,7 +16,7 @@ openraft::declare_raft_types!(
         R = (),
         NodeId = NodeId,
         Node = Member,
-        SnapshotData = Cursor<Vec<u8>>,
+        SnapshotData = SnapshotData,
 );
 
 /// A member of the cluster, as the membership entry keeps it.

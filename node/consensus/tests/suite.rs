@@ -1,6 +1,6 @@
 //! openraft's own suite on the real store and the real state machine.
 
-use muster_consensus::{Machine, TypeConfig};
+use muster_consensus::{Machine, TypeConfig, Versions};
 use muster_core::ids::{Incarnation, NodeId};
 use muster_storage::{LogStore, Options, Store};
 use openraft::StorageError;
@@ -25,7 +25,8 @@ impl StoreBuilder<TypeConfig, LogStore<TypeConfig>, Machine, Guard> for Builder 
     async fn build(&self) -> Result<(Guard, LogStore<TypeConfig>, Machine), StorageError<NodeId>> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(dir.path(), Options::default()).expect("a fresh store opens");
-        let machine = Machine::open(NodeId(1), Incarnation(1), store.snapshots()).await?;
+        let machine =
+            Machine::open(NodeId(1), Incarnation(1), store.snapshots(), Versions::of_release()).await?;
         let log = store.log::<TypeConfig>().expect("a fresh log opens");
         Ok((Guard { _dir: dir, store }, log, machine))
     }

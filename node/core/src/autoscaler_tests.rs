@@ -7,9 +7,10 @@ fn policy() -> ScalingPolicy {
     ScalingPolicy {
         min: 0,
         max: 100,
+        step: None,
         target_permille: 700,
         window: MINUTE,
-        keep_alive: Millis::from_secs(300),
+        keep_alive: KeepAlive::Fixed(Millis::from_secs(300)),
     }
 }
 
@@ -128,10 +129,42 @@ fn down_to_the_minimum_only_when_idle() {
         let (mut demand, supply) = steady(10, 3, 1);
         demand.idle_for = (in_flight == 0).then_some(Millis::from_secs(idle_s));
         (demand.in_flight, demand.informed) = (in_flight, informed);
-        let policy = ScalingPolicy { min, keep_alive: Millis::from_secs(keep_alive_s), ..policy() };
+        let policy =
+            ScalingPolicy { min, keep_alive: KeepAlive::Fixed(Millis::from_secs(keep_alive_s)), ..policy() };
         let got = desired(&policy, &demand, supply, Millis::ZERO);
         let case = format!("{in_flight} in flight, idle {idle_s} s of {keep_alive_s}, informed: {informed}");
         assert_eq!(got, Decision { desired: want, why }, "{case}");
+    }
+}
+
+#[test]
+fn the_last_instance_by_its_outlook() {
+    // (outlook, idle for, in flight, informed, ready, launching, min) under an adaptive keep-alive
+    for (outlook, idle_s, in_flight, informed, ready, launching, min, want, why) in [
+        (Outlook::Unknown, 599, 0, true, 1, 0, 0, 1, Steady),
+        (Outlook::Unknown, 600, 0, true, 1, 0, 0, 0, Idle),
+        (Outlook::Keep, 9000, 0, true, 1, 0, 0, 1, Steady),
+        (Outlook::Keep, 9, 0, true, 0, 0, 0, 0, Steady),
+        (Outlook::NotExpected, 9, 0, true, 1, 0, 0, 0, NotExpected),
+        (Outlook::NotExpected, 9, 0, true, 3, 0, 0, 0, NotExpected),
+        (Outlook::NotExpected, 9, 0, true, 3, 0, 2, 2, NotExpected),
+        (Outlook::NotExpected, 9, 0, false, 1, 0, 0, 1, Uninformed),
+        (Outlook::NotExpected, 9, 1, true, 1, 0, 0, 1, Steady),
+        (Outlook::NotExpected, 9, 0, true, 0, 0, 0, 0, Steady),
+        (Outlook::Expected, 9, 0, true, 0, 0, 0, 1, Expected),
+        (Outlook::Expected, 9, 0, false, 0, 0, 0, 1, Expected),
+        (Outlook::Expected, 9, 0, true, 0, 1, 0, 1, Steady),
+        (Outlook::Expected, 9, 0, true, 1, 0, 0, 1, Steady),
+        (Outlook::Expected, 9, 0, true, 0, 0, 2, 2, Minimum),
+        (Outlook::Expected, 9, 1, true, 0, 0, 0, 0, Steady),
+    ] {
+        let (mut demand, mut supply) = steady(0, ready, 1);
+        demand.idle_for = (in_flight == 0).then_some(Millis::from_secs(idle_s));
+        (demand.outlook, demand.in_flight, demand.informed) = (outlook, in_flight, informed);
+        supply.launching = launching;
+        let policy = ScalingPolicy { min, keep_alive: KeepAlive::Adaptive, ..policy() };
+        let got = desired(&policy, &demand, supply, Millis::ZERO);
+        assert_eq!(got, Decision { desired: want, why }, "{outlook:?} {idle_s} s, {ready} + {launching}");
     }
 }
 
@@ -153,7 +186,7 @@ mod ancestor {
     /// Two at 0.65 became one at 1.3, which became two again.
     #[test]
     fn no_flapping_at_small_counts() {
-        for (ready, utilization_pct, want) in [(2, 65, 2), (2, 36, 2), (2, 35, 1), (3, 46, 2), (3, 47, 3)] {
+        for (ready, utilization_pct, want) in [(2, 65, 2), (2, 32, 2), (2, 31, 1), (3, 42, 2), (3, 43, 3)] {
             let (demand, supply) = steady(utilization_pct, ready, 1);
             let got = desired(&policy(), &demand, supply, MINUTE);
             assert_eq!(got.desired, want, "{ready} at {utilization_pct} %");

@@ -9,6 +9,7 @@ use crate::functions::Payer;
 use crate::ids::AccountName;
 use crate::instances::{Instance, Phase, Trigger};
 use crate::ledger::InstanceTime;
+use crate::mutant;
 use crate::units::{Hour, Millis, Timestamp};
 
 /// An instance that was ready for less than this was a burst's, not the steady load's.
@@ -83,7 +84,7 @@ pub fn split(total: u64, weights: &[u64]) -> Vec<u64> {
     let missing = total - parts.iter().sum::<u64>();
     remainders.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     for (_, index) in remainders.iter().cycle().take(usize::try_from(missing).expect("fewer than parts")) {
-        parts[*index] += 1;
+        parts[*index] += u64::from(!mutant!("split-loses-the-rest"));
     }
     parts
 }

@@ -101,14 +101,73 @@ random_id!(
     ClusterId, "c-", "`c-` and ", "cluster id"
 );
 random_id!(
+    /// One node's data, chosen at random when its directory is first used. A directory that was wiped, or
+    /// another in its place, has another.
+    StoreId, "s-", "`s-` and ", "store id"
+);
+random_id!(
     /// The public half of an API key.
     KeyId, "", "", "key id"
+);
+random_id!(
+    /// The public half of a token to join the cluster.
+    TokenId, "", "", "token id"
 );
 random_id!(
     /// One change to a function's spec, chosen at random by its proposer. A repeated change is
     /// recognized by it.
     ChangeId, "v-", "`v-` and ", "change id"
 );
+
+/// A package, by the SHA-256 of its file. Its text form is `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PackageDigest(pub [u8; 32]);
+
+impl PackageDigest {
+    const PREFIX: &str = "sha256:";
+
+    /// The digits alone, for the name of a file.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Of digits alone, in lower case.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let plain = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if digits.len() != 64 || !digits.bytes().all(plain) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+        }
+        Some(PackageDigest(bytes))
+    }
+}
+
+impl fmt::Display for PackageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, self.hex())
+    }
+}
+
+impl fmt::Debug for PackageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for PackageDigest {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        text.strip_prefix(Self::PREFIX).and_then(Self::from_hex).ok_or_else(|| InvalidId {
+            kind: "package digest",
+            text: text.chars().take(2 * NAME_MAX).collect(),
+            rule: "expected `sha256:` and 64 hexadecimal digits in lower case",
+        })
+    }
+}
 
 /// The most characters in a function's or an account's name: it becomes a label, a path segment and
 /// part of a container's name.
@@ -148,6 +207,11 @@ macro_rules! name {
 
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// Comes before every name, and is none: where a range begins.
+            pub(crate) fn before_all() -> Self {
+                $name("".into())
             }
         }
 
@@ -202,6 +266,13 @@ name!(
     AccountName, "account name"
 );
 
+impl FunctionName {
+    /// Comes after every name, and is none: where a range ends.
+    pub(crate) fn after_all() -> Self {
+        FunctionName("~".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +294,15 @@ mod tests {
             (&"a".repeat(64), false),
         ] {
             assert_eq!(FunctionName::new(text).is_ok(), ok, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_lies_between_the_ends() {
+        for name in ["0", "z", "a-_b", &"z".repeat(NAME_MAX)] {
+            assert!(AccountName::before_all() < AccountName::new(name).unwrap(), "{name}");
+            let name = FunctionName::new(name).unwrap();
+            assert!(FunctionName::before_all() < name && name < FunctionName::after_all(), "{name}");
         }
     }
 

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::functions::EngineKind;
-use crate::ids::{Incarnation, NodeId};
+use crate::ids::{Incarnation, NodeId, StoreId};
 use crate::rejection::{Kind, Rejection};
 use crate::units::Timestamp;
 
@@ -19,6 +19,9 @@ pub enum Command {
     Register { node: NodeId, incarnation: Incarnation, profile: Profile },
     /// Decided by the leader (or an operator). Fenced by the incarnation it was decided for.
     SetCondition { node: NodeId, incarnation: Incarnation, condition: Condition, reason: String },
+    /// Sent by each node before it registers: from now on, whoever comes under its id with other data
+    /// is someone else.
+    Claim { node: NodeId, store: StoreId },
 }
 
 /// What a node says of itself.
@@ -91,8 +94,44 @@ impl Node {
     }
 }
 
+/// Which data is which node's. A voter that lost its data must not vote again: it would have forgotten
+/// what it voted and acknowledged, and a quorum would be less than one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stores(#[serde(deserialize_with = "crate::maps::map")] OrdMap<NodeId, StoreId>);
+
+impl Stores {
+    pub fn get(&self, node: NodeId) -> Option<StoreId> {
+        self.0.get(&node).copied()
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.0.keys().copied()
+    }
+
+    /// The first claim stands. Repeating it is harmless.
+    pub(crate) fn claim(&mut self, node: NodeId, store: StoreId) -> Result<(), Rejection> {
+        match self.get(node) {
+            None => drop(self.0.insert(node, store)),
+            Some(known) if known == store => {}
+            Some(known) => {
+                return Err(Rejection::Conflict(format!("the data of node {node} is {known}, not {store}")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn highest(&self) -> NodeId {
+        self.0.get_max().map_or(NodeId(0), |(id, _)| *id)
+    }
+
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.0.remove(&node);
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nodes {
+    #[serde(deserialize_with = "crate::maps::map")]
     by_id: OrdMap<NodeId, Node>,
 }
 
@@ -167,6 +206,15 @@ impl Nodes {
         Ok(true)
     }
 
+    pub(crate) fn highest(&self) -> NodeId {
+        self.by_id.get_max().map_or(NodeId(0), |(id, _)| *id)
+    }
+
+    /// Forgets a node that was removed. Its instances have ended.
+    pub(crate) fn forget(&mut self, id: NodeId) {
+        self.by_id.remove(&id);
+    }
+
     pub(crate) fn reserve(&mut self, id: NodeId, demand: Resources) {
         let node = self.by_id.get_mut(&id).expect("an instance is placed on a known node");
         node.reserved = node.reserved.plus(demand);
@@ -175,5 +223,20 @@ impl Nodes {
     pub(crate) fn release(&mut self, id: NodeId, demand: Resources) {
         let node = self.by_id.get_mut(&id).expect("an instance runs on a known node");
         node.reserved = node.reserved.minus(demand);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_claim_of_a_nodes_data_stands() {
+        let mut stores = Stores::default();
+        for (node, store, stands) in [(1, 10, true), (1, 10, true), (1, 11, false), (2, 11, true)] {
+            assert_eq!(stores.claim(NodeId(node), StoreId(store)).is_ok(), stands, "{node} {store}");
+        }
+        assert_eq!(stores.get(NodeId(1)), Some(StoreId(10)));
+        assert_eq!(stores.get(NodeId(3)), None);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Generation, InstanceId, NodeId};
 use crate::instances::{Instance, Phase};
+use crate::mutant;
 use crate::state::ClusterState;
 
 /// A container (or process) of this cluster that is on this host.
@@ -71,6 +72,7 @@ pub fn reconcile(
             (Some(instance), found) => assigned_action(*id, instance, found.copied(), served.contains(id)),
             // Placed later than this replica has got to: not an orphan but news.
             (None, Some(found)) if found.generation > state.instances.last_generation() => None,
+            (None, Some(_)) if mutant!("orphans-stay") => None,
             (None, Some(found)) => Some(match found.phase {
                 FoundPhase::Exited(_) => AgentAction::Forget { instance: *id },
                 FoundPhase::Starting | FoundPhase::Running => AgentAction::Stop { instance: *id },
@@ -90,7 +92,7 @@ fn assigned_action(
     served: bool,
 ) -> Option<AgentAction> {
     let generation = instance.generation;
-    if let Some(found) = found.filter(|f| f.generation != generation) {
+    if let Some(found) = found.filter(|f| f.generation != generation && !mutant!("launch-not-fenced")) {
         // Of two launches under one id only the assigned one may run. First the other must go.
         return (found.generation < generation).then_some(match found.phase {
             FoundPhase::Exited(_) => AgentAction::Forget { instance: id },

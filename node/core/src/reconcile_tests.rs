@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::AgentAction as A;
 use super::*;
 use crate::accounts::{self, Role};
-use crate::functions::{self, EngineKind, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use crate::functions::{self, EngineKind, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
 use crate::ids::{AccountName, ChangeId, FunctionName, Incarnation};
 use crate::instances::{self, DrainReason, LaunchCause, Trigger};
 use crate::nodes::{self, Condition, Profile, Resources};
@@ -52,9 +52,10 @@ fn placed_on(node: NodeId) -> ClusterState {
         scaling: ScalingPolicy {
             min: 0,
             max: 10,
+            step: None,
             target_permille: 700,
             window: Millis(60_000),
-            keep_alive: Millis(0),
+            keep_alive: KeepAlive::Fixed(Millis(0)),
         },
         max_waiting: 10,
         payer: Payer::Owner,

@@ -1,19 +1,30 @@
 //! The replicated state and how it changes. Rules that span two aggregates are here and nowhere else.
 
+mod refound;
+mod since;
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::{self, Accounts, Action, Key, KeyHash, ROOT, Role};
+use crate::authority::AuthoritySeed;
 use crate::billing;
-use crate::functions::{self, EngineKind, Functions, PutOutcome};
-use crate::ids::{AccountName, ClusterId, FunctionName, Generation, Incarnation, InstanceId, KeyId, NodeId};
+use crate::functions::{self, EngineKind, Functions, KeepAlive, PutOutcome};
+use crate::habits::{self, Habits};
+use crate::ids::{
+    AccountName, ClusterId, FunctionName, Generation, Incarnation, InstanceId, KeyId, NodeId, PackageDigest,
+};
 use crate::instances::{self, Instance, Instances, LaunchCause, Phase};
-use crate::ledger::{self, Interval, Ledger, UsageRow};
-use crate::nodes::{self, Condition, Nodes, Resources};
+use crate::ledger::{self, Interval, Ledger, Rollups, UsageRow};
+use crate::members::{self, Members};
+use crate::mutant;
+use crate::nodes::{self, Condition, Nodes, Resources, Stores};
+use crate::packages::{self, Packages};
 use crate::rejection::{Kind, Rejection};
 use crate::units::{Millis, Timestamp};
+use crate::version;
 
 /// What one node asked to be done, decided once: time, ids and nodes stand in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,14 +57,46 @@ pub enum Command {
     Nodes(nodes::Command),
     Instances(instances::Command),
     Ledger(ledger::Command),
+    /// Keeps the seed of the certificate authority that the nodes' certificates are of, in place of any other.
+    /// Proposed by a founding node; that it was committed shows that a quorum trusts that authority.
+    SetAuthority {
+        seed: AuthoritySeed,
+    },
+    Members(members::Command),
+    /// Makes another cluster of this state, whose only node is `founder`: after a restore from a backup, or
+    /// the loss of a majority. Nobody proposes it; it is written into a log that nobody else shares.
+    Refound {
+        cluster: ClusterId,
+        founder: NodeId,
+    },
+    Habits(habits::Command),
+    Version(version::Command),
+    Packages(packages::Command),
 }
 
 /// The answer to a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     Done,
-    Put { version: u64, outcome: PutOutcome },
-    Placed { generation: Generation },
+    Put {
+        version: u64,
+        outcome: PutOutcome,
+    },
+    Placed {
+        generation: Generation,
+    },
+    /// Done, and someone has fewer rights than before: nodes that have not applied it yet may still
+    /// admit them.
+    Revoked,
+    /// A token was made, for a node with this id.
+    Reserved {
+        node: NodeId,
+        expires_at: Timestamp,
+    },
+    /// A token was redeemed: who presented it is this node.
+    Enrolled {
+        node: NodeId,
+    },
 }
 
 pub type Answer = Result<Reply, Rejection>;
@@ -72,23 +115,35 @@ pub struct ClusterState {
     /// Never runs backwards, so nothing is ever billed backwards.
     pub clock: Timestamp,
     pub cluster: Option<ClusterId>,
+    #[serde(deserialize_with = "crate::maps::map")]
     proposals: OrdMap<NodeId, (Incarnation, u64)>,
     pub functions: Functions,
     pub accounts: Accounts,
     pub nodes: Nodes,
     pub instances: Instances,
     pub ledger: Ledger,
+    // From here on: what older snapshots end before (see `muster-consensus`, `contents`). What is empty of it is
+    // encoded as zeros.
+    pub stores: Stores,
+    /// None until a founding node has told it.
+    pub authority: Option<AuthoritySeed>,
+    pub members: Members,
+    pub rollups: Rollups,
+    pub habits: Habits,
+    /// What all members understand.
+    pub version: version::InEffect,
+    pub packages: Packages,
 }
 
 impl ClusterState {
     /// Applies one entry. Pure: the same state and entry give the same result on every replica.
     pub fn apply(&mut self, entry: &Entry) -> Applied {
-        if self.has_applied(entry.proposal) {
+        if self.has_applied(entry.proposal) && !mutant!("proposal-applied-twice") {
             return Applied::Repeated;
         }
         let ProposalId { node, incarnation, sequence } = entry.proposal;
         self.proposals.insert(node, (incarnation, sequence));
-        self.clock = self.clock.max(entry.at);
+        self.clock = if mutant!("clock-runs-back") { entry.at } else { self.clock.max(entry.at) };
         Applied::Answers(entry.commands.iter().map(|command| self.execute(command)).collect())
     }
 
@@ -110,10 +165,46 @@ impl ClusterState {
             Command::Accounts(command) => self.accounts_command(command),
             Command::Nodes(command) => self.nodes_command(command),
             Command::Instances(command) => self.instances_command(command),
-            Command::Ledger(ledger::Command::RecordUsage { node, incarnation, batch, rows }) => {
-                self.record_usage(*node, *incarnation, *batch, rows)
+            Command::Ledger(command) => self.ledger_command(command),
+            Command::SetAuthority { seed } => {
+                self.authority = Some(*seed);
+                Ok(Reply::Done)
+            }
+            Command::Members(command) => self.members_command(command),
+            Command::Refound { cluster, founder } => self.refound(*cluster, *founder),
+            Command::Habits(habits::Command::Observe { rows }) => {
+                rows.iter().for_each(|row| self.observe(row));
+                Ok(Reply::Done)
+            }
+            Command::Version(command) => self.version_command(*command),
+            Command::Packages(command) => {
+                self.packages.execute(command, self.clock)?;
+                Ok(Reply::Done)
             }
         }
+    }
+
+    fn version_command(&mut self, command: version::Command) -> Answer {
+        match command {
+            version::Command::Begin { version } => {
+                let pristine = self.nodes.iter().next().is_none();
+                self.version.begin(version, pristine)?;
+            }
+            version::Command::Raise { to } => self.version.raise(to)?,
+        }
+        Ok(Reply::Done)
+    }
+
+    fn ledger_command(&mut self, command: &ledger::Command) -> Answer {
+        use ledger::Command as C;
+        match command {
+            C::RecordUsage { node, incarnation, batch, rows } => {
+                return self.record_usage(*node, *incarnation, *batch, rows);
+            }
+            C::Keep { hours_from, days_from } => self.rollups.keep(*hours_from, *days_from),
+            C::RollUp { days, months } => self.rollups.roll_up(&mut self.ledger, days, months)?,
+        }
+        Ok(Reply::Done)
     }
 
     fn bootstrap(&mut self, cluster: ClusterId, key: KeyId, hash: KeyHash) -> Answer {
@@ -134,7 +225,15 @@ impl ClusterState {
                 if self.accounts.get(owner.as_str()).is_none() {
                     return Err(Rejection::missing(Kind::Account, owner));
                 }
+                if let Some(package) = spec.source.package() {
+                    self.packages.check_known(package)?;
+                }
+                let before = self.packages_of(name);
                 let (version, outcome) = self.functions.put(name, spec, owner, *change, self.clock)?;
+                self.packages.replace_uses(&before, &self.packages_of(name), self.clock);
+                if !self.is_adaptive(name) {
+                    self.habits.forget(name);
+                }
                 Ok(Reply::Put { version, outcome })
             }
             functions::Command::Delete { name, force } => self.delete_function(name, *force),
@@ -154,8 +253,33 @@ impl ClusterState {
         for id in live {
             self.drain(id, instances::DrainReason::FunctionDeleted)?;
         }
+        let before = self.packages_of(name);
         self.functions.remove(name)?;
+        self.packages.replace_uses(&before, &[], self.clock);
+        self.habits.forget(name);
         Ok(Reply::Done)
+    }
+
+    /// The packages of all versions that are kept of a function, one for each version that has one.
+    fn packages_of(&self, name: &FunctionName) -> Vec<PackageDigest> {
+        let function = self.functions.get(name.as_str());
+        let versions = function.into_iter().flat_map(|function| function.versions());
+        versions.filter_map(|version| version.spec.source.package()).collect()
+    }
+
+    /// Only functions that are scaled by their habits have any, and only their own: not those of a
+    /// namesake that was deleted.
+    fn observe(&mut self, row: &habits::Row) {
+        let function = self.functions.get(row.function.as_str());
+        let own = function.is_some_and(|f| f.created_at <= row.asked_until);
+        if own && self.is_adaptive(&row.function) {
+            self.habits.observe(row);
+        }
+    }
+
+    fn is_adaptive(&self, name: &FunctionName) -> bool {
+        let function = self.functions.get(name.as_str());
+        function.is_some_and(|f| f.current().spec.scaling.keep_alive == KeepAlive::Adaptive)
     }
 
     fn accounts_command(&mut self, command: &accounts::Command) -> Answer {
@@ -167,16 +291,25 @@ impl ClusterState {
                     return Err(Rejection::Conflict(detail));
                 }
                 self.accounts.delete(name)?;
+                return Ok(Reply::Revoked);
             }
             accounts::Command::CreateKey { account, id, hash, expires_at } => {
                 let key = Key { hash: *hash, created_at: self.clock, expires_at: *expires_at };
                 self.accounts.create_key(account, *id, key)?;
             }
-            accounts::Command::RevokeKey { account, id } => self.accounts.revoke_key(account, *id)?,
-            accounts::Command::Grant { account, pattern, actions } => {
-                self.accounts.grant(account, pattern, actions)?;
+            accounts::Command::RevokeKey { account, id } => {
+                self.accounts.revoke_key(account, *id)?;
+                return Ok(Reply::Revoked);
             }
-            accounts::Command::Revoke { account, pattern } => self.accounts.revoke(account, pattern)?,
+            accounts::Command::Grant { account, pattern, actions } => {
+                if self.accounts.grant(account, pattern, actions)? {
+                    return Ok(Reply::Revoked);
+                }
+            }
+            accounts::Command::Revoke { account, pattern } => {
+                self.accounts.revoke(account, pattern)?;
+                return Ok(Reply::Revoked);
+            }
         }
         Ok(Reply::Done)
     }
@@ -184,12 +317,22 @@ impl ClusterState {
     fn nodes_command(&mut self, command: &nodes::Command) -> Answer {
         match command {
             nodes::Command::Register { node, incarnation, profile } => {
+                self.members.check_not_removed(*node)?;
                 if self.nodes.register(*node, *incarnation, profile, self.clock)? {
                     // Child processes die with their node; containers outlive it and are adopted.
                     self.lose(*node, "its node restarted", |i| i.engine == EngineKind::Process);
+                    // It serves again, whatever it said before.
+                    self.members.returned(*node);
                 }
             }
+            nodes::Command::Claim { node, store } => {
+                self.members.check_not_removed(*node)?;
+                self.stores.claim(*node, *store)?;
+            }
             nodes::Command::SetCondition { node, incarnation, condition, reason } => {
+                if *condition == Condition::Ready {
+                    self.members.check_stays(*node)?;
+                }
                 let changed =
                     self.nodes.set_condition(*node, *incarnation, *condition, reason, self.clock)?;
                 if changed && *condition == Condition::Down {
@@ -198,6 +341,53 @@ impl ClusterState {
             }
         }
         Ok(Reply::Done)
+    }
+
+    fn members_command(&mut self, command: &members::Command) -> Answer {
+        use members::Command as C;
+        match command {
+            C::CreateToken { token, hash, expires_in, above, replaces } => {
+                let taken = self.nodes.highest().max(self.stores.highest()).max(*above);
+                let request = members::Token::new(*hash, self.clock + *expires_in, *replaces);
+                let (node, expires_at) = self.members.reserve(*token, request, taken, self.clock)?;
+                return Ok(Reply::Reserved { node, expires_at });
+            }
+            C::Enroll { token, hash, store, addresses } => {
+                let node = self.members.enroll(*token, *hash, *store, addresses, self.clock)?;
+                // The id is that data's from now on, not only from its first claim.
+                self.stores.claim(node, *store)?;
+                return Ok(Reply::Enrolled { node });
+            }
+            C::Remove { node, force } => self.remove_node(*node, *force)?,
+            C::Leave { node, incarnation } => {
+                let known = self.nodes.get(*node).map(|node| node.incarnation);
+                if known.is_some_and(|known| known != *incarnation) {
+                    return Err(Rejection::Stale(format!("node {node} runs as another incarnation")));
+                }
+                self.members.leave(*node)?;
+            }
+            C::Expel { node } => {
+                if self.members.expel(*node)? {
+                    self.lose(*node, "its node was removed", |_| true);
+                    self.nodes.forget(*node);
+                    self.stores.forget(*node);
+                }
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    /// From now on the node gets nothing new; a dead one gets nothing back.
+    fn remove_node(&mut self, id: NodeId, force: bool) -> Result<(), Rejection> {
+        self.members.remove(id, force, self.clock)?;
+        let Some(incarnation) = self.nodes.get(id).map(|node| node.incarnation) else { return Ok(()) };
+        let (now, reason) = (self.clock, "it is being removed");
+        self.nodes.set_condition(id, incarnation, Condition::Draining, reason, now)?;
+        if force {
+            self.nodes.set_condition(id, incarnation, Condition::Down, reason, now)?;
+            self.lose(id, "its node was removed", |_| true);
+        }
+        Ok(())
     }
 
     fn instances_command(&mut self, command: &instances::Command) -> Answer {
@@ -337,7 +527,7 @@ impl ClusterState {
         let ended = self.instances.end(id, generation, phase, reason, now)?;
         self.nodes.release(ended.node, ended.resources);
         for charge in billing::charges(&ended, now).into_iter().chain(billing::burst_charges(&ended, now)) {
-            self.ledger.add_charge(&ended.function, charge);
+            self.ledger.add_charge(&mut self.rollups, &ended.function, charge);
         }
         let interval = Interval {
             instance: id,
@@ -382,11 +572,11 @@ impl ClusterState {
         batch: u64,
         rows: &[UsageRow],
     ) -> Answer {
-        if !self.ledger.advance(node, incarnation, batch) {
+        if !self.ledger.advance(node, incarnation, batch) && !mutant!("usage-counted-twice") {
             return Ok(Reply::Done);
         }
         for row in rows {
-            self.ledger.add_usage(row);
+            self.ledger.add_usage(&mut self.rollups, row);
             // Time reported after the instance ended is in the ledger but no longer splits its cost.
             let _ended = self.instances.update(row.instance, None, |instance| {
                 *instance.busy_by.entry(row.account.clone()).or_default() += Millis(row.usage.busy_ms);

@@ -3,9 +3,10 @@
 use std::error::Error;
 
 use muster_core::functions::EngineKind;
-use muster_core::ids::InstanceId;
+use muster_core::ids::{InstanceId, PackageDigest};
 
 use crate::instance::Exit;
+use crate::package::PackageError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -26,6 +27,12 @@ pub enum EngineError {
     Limit { what: &'static str, max: usize },
     #[error("the image `{image}` is not on this host")]
     NoSuchImage { image: String },
+    #[error("the package `{package}` is not unpacked or loaded on this host")]
+    NoSuchPackage { package: String },
+    #[error("the package {package} is of no use")]
+    BadPackage { package: PackageDigest, source: PackageError },
+    #[error("the package {package} has no image `{image}`")]
+    NotInPackage { package: PackageDigest, image: String },
     #[error("the image `{image}` is built for {image_platform} and this host runs {host_platform}")]
     WrongPlatform { image: String, image_platform: String, host_platform: String },
     #[error("the program `{program}` is not on this host or cannot be run")]
@@ -62,7 +69,12 @@ impl EngineError {
             | EngineError::Unexpected { .. }
             | EngineError::Limit { .. } => true,
             EngineError::Refused { source, .. } => source.is_passing(),
+            // The disk may be full just now.
+            EngineError::BadPackage { source: PackageError::Io(_), .. } => true,
             EngineError::NoSuchImage { .. }
+            | EngineError::NoSuchPackage { .. }
+            | EngineError::BadPackage { .. }
+            | EngineError::NotInPackage { .. }
             | EngineError::WrongPlatform { .. }
             | EngineError::NoSuchProgram { .. }
             | EngineError::WrongEngine { .. }

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use muster_core::functions::Spec;
 use muster_core::ids::{ClusterId, FunctionName, Generation, InstanceId, NodeId};
+use muster_core::units::Timestamp;
+
+use crate::logs::Origin;
 
 /// One instance to run, all choices already made.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Launch {
     pub function: FunctionName,
     /// The version of the function that `spec` is.
     pub version: u64,
+    /// When the function was created: tells it from an earlier one that had its name.
+    pub born: Timestamp,
     pub spec: Arc<Spec>,
 }
 
@@ -38,6 +43,8 @@ pub enum RunState {
     Running {
         addr: SocketAddr,
     },
+    /// It has ended, and how is not known yet; a later list tells.
+    Ended,
     Exited(Exit),
 }
 
@@ -72,6 +79,15 @@ impl fmt::Display for Exit {
 }
 
 impl Launch {
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            instance: self.instance,
+            generation: self.generation,
+            function: self.function.clone(),
+            born: self.born,
+        }
+    }
+
     /// The environment an instance gets on either engine. What Muster sets wins over the spec.
     pub(crate) fn environment(&self, port: u16) -> BTreeMap<String, String> {
         let mut env = self.spec.env.clone();

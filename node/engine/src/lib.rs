@@ -5,7 +5,7 @@
 //! seen), [`error`] (what can go wrong, and what may be retried), then the two implementations:
 //! [`DockerEngine`] runs images as containers, which outlive the node and are adopted after a restart;
 //! [`ProcessEngine`] runs commands as child processes, which die with it. [`readiness`] waits for an
-//! instance to serve.
+//! instance to serve; [`logs`] is what instances write.
 //!
 //! **Invariant.** An engine decides nothing: which instance runs, where and for how long arrives as an
 //! argument. It keeps no state that [`Engine::list`] could not rebuild from the host, so a lost reply
@@ -14,27 +14,36 @@
 mod docker;
 pub mod error;
 pub mod instance;
+pub mod logs;
 mod output;
+pub mod package;
 mod process;
 pub mod readiness;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use muster_core::functions::EngineKind;
-use muster_core::ids::InstanceId;
-use muster_core::units::Millis;
+use muster_core::functions::{EngineKind, Source};
+use muster_core::ids::{FunctionName, InstanceId, PackageDigest};
+use muster_core::units::{Millis, Timestamp};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-pub use docker::{DockerEngine, docker_answers};
+pub use docker::{DockerEngine, PREPARED_MAX, docker_answers};
 pub use error::{Cause, EngineError};
 pub use instance::{Exit, Launch, RunState, Running};
+pub use logs::{LogRead, LogStream, Origin};
 pub use process::ProcessEngine;
 
 /// The most output of an instance that [`Engine::output`] returns: enough for a stack trace, little
 /// enough to keep in memory for every process on a host.
 pub const OUTPUT_MAX: usize = 64 * 1024;
+
+/// Files and connections one instance may hold open.
+pub(crate) const OPEN_FILES_MAX: u64 = 4096;
 
 /// Runs instances on this host for one node of one cluster. Every call is idempotent and every call is
 /// bounded in time; dropping a call's future leaves nothing that [`Engine::list`] does not show.
@@ -46,6 +55,16 @@ pub trait Engine: Send + Sync + Debug {
     /// instance's name is adopted, so a launch whose reply was lost is simply repeated. An instance
     /// that ended before its address was known is [`EngineError::Exited`].
     async fn launch(&self, launch: &Launch) -> Result<SocketAddr, EngineError>;
+
+    /// Waits until what was launched serves; see [`readiness::wait_ready`].
+    async fn wait_ready(
+        &self,
+        addr: SocketAddr,
+        path: Option<&str>,
+        deadline: Instant,
+    ) -> Result<(), readiness::NotReady> {
+        readiness::wait_ready(addr, path, deadline).await
+    }
 
     /// Everything on this host that belongs to this cluster and node, running or exited.
     async fn list(&self) -> Result<Vec<Running>, EngineError>;
@@ -61,6 +80,46 @@ pub trait Engine: Send + Sync + Debug {
     /// no images: always true.
     async fn has_image(&self, image: &str) -> Result<bool, EngineError>;
 
+    /// Whether instances of a source that is a package's can start here at once: it is unpacked or loaded.
+    async fn has_package(&self, _source: &Source) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
+    /// Unpacks or loads the package that `source` names from its file, whose digest was checked.
+    async fn take_package(&self, source: &Source, _file: &Path) -> Result<(), EngineError> {
+        let package = source.package().map(|package| package.to_string()).unwrap_or_default();
+        Err(EngineError::NoSuchPackage { package })
+    }
+
+    /// Removes what was made of other packages than these, except where an instance runs of it.
+    async fn retain_packages(&self, _packages: &BTreeSet<PackageDigest>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// The last output of an instance, stdout and stderr together, at most [`OUTPUT_MAX`] bytes.
     async fn output(&self, instance: InstanceId) -> Result<Vec<u8>, EngineError>;
+
+    /// Whose output of a function this host has: instances that are here, and those that ended lately.
+    /// An engine that keeps no output has none.
+    async fn logged(&self, _function: &FunctionName) -> Result<Vec<Origin>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// The output of an instance, that has ended or not. Without `follow` it ends soon; with it when the
+    /// instance does. [`EngineError::NoSuchInstance`] where nothing is known of it, or not yet.
+    async fn logs(
+        &self,
+        _function: &FunctionName,
+        instance: InstanceId,
+        _read: LogRead,
+    ) -> Result<LogStream, EngineError> {
+        Err(EngineError::NoSuchInstance { instance })
+    }
+
+    /// Keeps instances from these ports, as `host:port`, which are the nodes' of the cluster, where the engine
+    /// can. Later calls replace it.
+    async fn close_ports(&self, _names: BTreeSet<String>) {}
+
+    /// Removes the output of ended instances of all functions but these, each with when it was created.
+    async fn retain_logs(&self, _functions: BTreeMap<FunctionName, Timestamp>) {}
 }

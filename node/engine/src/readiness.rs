@@ -34,8 +34,10 @@ pub enum Attempt {
     Hung,
 }
 
-/// The first pause: most of a cold start is spent elsewhere, and a millisecond of it is still seen.
+/// The first pauses: most of a cold start is spent elsewhere, and a millisecond of it is still seen.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// Then a pause is this part of the time so far, so that looking too late costs a few hundredths at most.
+const PAUSE_SHARE: u32 = 32;
 /// The longest pause: what a slow starter pays at most for being looked at rarely.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// The longest a single attempt may take, so that one lost packet does not use up the deadline.
@@ -45,7 +47,6 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Dropping the future stops it: it spawns nothing.
 pub async fn wait_ready(addr: SocketAddr, path: Option<&str>, deadline: Instant) -> Result<(), NotReady> {
     let began = Instant::now();
-    let mut pause = PAUSE_MIN;
     let mut last = Attempt::Hung;
     loop {
         match timeout_at(deadline, timeout(ATTEMPT_MAX, attempt(addr, path))).await {
@@ -54,11 +55,11 @@ pub async fn wait_ready(addr: SocketAddr, path: Option<&str>, deadline: Instant)
             Ok(Err(_)) => last = Attempt::Hung,
             Err(_) => return Err(NotReady { addr, waited: began.elapsed(), source: last }),
         }
+        let pause = (began.elapsed() / PAUSE_SHARE).clamp(PAUSE_MIN, PAUSE_MAX);
         if Instant::now() + pause >= deadline {
             return Err(NotReady { addr, waited: began.elapsed(), source: last });
         }
         sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Answer {
     /// The last frame, which must not leave before the usage is recorded.
     held: Option<Frame<Bytes>>,
     recording: Option<BoxFuture<'static, Result<(), MeterError>>>,
+    /// What it has failed with and not yet told.
+    failing: Option<BodyError>,
     done: bool,
 }
 
@@ -99,6 +101,7 @@ impl Answer {
             watchdog: None,
             held: None,
             recording: None,
+            failing: None,
             done: false,
         }
     }
@@ -157,7 +160,9 @@ impl Answer {
         }
     }
 
-    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Ends it with an error, but not at once: hyper drops what it has not yet sent, the head perhaps,
+    /// when a body fails, and sends it when a body has nothing more for now.
+    fn fail(&mut self, error: BodyError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.done = true;
         self.lease = None;
         if let Some(recorded) = self.tally.as_mut().and_then(|tally| tally.end(Outcome::Failed)) {
@@ -166,7 +171,9 @@ impl Answer {
         if let Some(observer) = &self.observer {
             observer.metrics.answers_cut.fetch_add(1, Relaxed);
         }
-        Poll::Ready(Some(Err(error)))
+        self.failing = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
@@ -189,6 +196,9 @@ impl HttpBody for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.failing.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             if let Some(recording) = &mut this.recording {
                 match recording.as_mut().poll(cx) {
@@ -197,10 +207,10 @@ impl HttpBody for Answer {
                         this.done = true;
                         return Poll::Ready(this.held.take().map(Ok));
                     }
-                    Poll::Ready(Err(error)) => return this.fail(BodyError::Unrecorded(error)),
+                    Poll::Ready(Err(error)) => return this.fail(BodyError::Unrecorded(error), cx),
                     Poll::Pending => {
                         return match this.deadline.as_mut().poll(cx) {
-                            Poll::Ready(()) => this.fail(BodyError::Deadline),
+                            Poll::Ready(()) => this.fail(BodyError::Deadline, cx),
                             Poll::Pending => Poll::Pending,
                         };
                     }
@@ -210,15 +220,15 @@ impl HttpBody for Answer {
                 return Poll::Ready(None);
             }
             if this.deadline.deadline() <= Instant::now() {
-                return this.fail(BodyError::Deadline);
+                return this.fail(BodyError::Deadline, cx);
             }
             let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => Some(frame),
-                Poll::Ready(Some(Err(error))) => return this.fail(BodyError::Broken(error)),
+                Poll::Ready(Some(Err(error))) => return this.fail(BodyError::Broken(error), cx),
                 Poll::Ready(None) => None,
                 Poll::Pending => {
                     return match this.poll_over(cx) {
-                        Poll::Ready(error) => this.fail(error),
+                        Poll::Ready(error) => this.fail(error, cx),
                         Poll::Pending => Poll::Pending,
                     };
                 }
@@ -243,7 +253,7 @@ impl HttpBody for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.done
+        self.done && self.failing.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

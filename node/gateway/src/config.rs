@@ -1,9 +1,7 @@
 //! What an operator can set about the invocation path.
 
-use std::fmt;
 use std::time::Duration;
 
-use muster_core::accounts::KeyHash;
 use muster_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +12,6 @@ pub struct Config {
     /// This node. Set when the node knows its identity.
     #[serde(skip)]
     pub node: NodeId,
-    /// What nodes prove themselves to each other with. Set by the node; never shown.
-    #[serde(skip)]
-    pub peer_secret: Secret,
     /// The largest request body; above it the answer is 413.
     pub body_max_bytes: u64,
     /// Bodies of known length up to this are read before a slot is taken, so that a slow client
@@ -24,7 +19,7 @@ pub struct Config {
     pub replay_max_bytes: u64,
     /// A client that sends nothing of its body for this long gets 408.
     pub body_idle_ms: u64,
-    /// How long a TCP connection to an instance or a node may take.
+    /// How long a connection to an instance or a node may take, with TLS to a node.
     pub connect_timeout_ms: u64,
     /// Idle connections to instances are used again within this time only. Common servers close
     /// theirs after 2 to 5 seconds, and a request sent into that close is lost.
@@ -45,7 +40,6 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             node: NodeId::default(),
-            peer_secret: Secret::default(),
             body_max_bytes: 6 * 1024 * 1024,
             replay_max_bytes: 64 * 1024,
             body_idle_ms: 10_000,
@@ -98,31 +92,6 @@ impl Config {
     }
 }
 
-/// A text that must not be shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// Compares hashes, so that time tells nothing. An empty secret matches nothing.
-    pub(crate) fn matches(&self, presented: &str) -> bool {
-        !self.0.is_empty() && KeyHash::of(&self.0).matches(presented)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,13 +103,5 @@ mod tests {
         assert_eq!(small.validate().unwrap_err().field, "upstream_head_max_bytes");
         let unknown = serde_json::from_str::<Config>(r#"{"body_max":1}"#).unwrap_err();
         assert!(unknown.to_string().contains("body_max"), "{unknown}");
-    }
-
-    #[test]
-    fn secrets_are_compared_and_not_shown() {
-        let secret = Secret::new("s3cret");
-        assert!(secret.matches("s3cret") && !secret.matches("s3cre") && !secret.matches(""));
-        assert!(!Secret::default().matches(""), "no secret lets nobody in");
-        assert!(!format!("{:?}", Config { peer_secret: secret, ..Config::default() }).contains("s3cret"));
     }
 }

@@ -1,19 +1,29 @@
-//! Keep-alive connections to one server: an instance or a node.
+//! Keep-alive connections to one server: an instance, or a node by TLS.
 //!
 //! One small pool per server instead of one for all: no lock that every request of the node takes,
 //! connections go away with their instance, and it is always known whether a request was sent. A
 //! request is sent again only if hyper hands it back, that is if no byte of it was written.
+//!
+//! A connection to a node is used for requests once the node has answered a greeting over it: in TLS 1.3 a
+//! client may write before it hears that its certificate was refused, and would not know whether what it
+//! wrote was read. It is made in a task of its own, so that a call with a short limit leaves it to the next.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{HOST, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use muster_core::ids::NodeId;
+use muster_tls::{PeerTls, Stream};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::peers::HELLO_PATH;
 use crate::request_body::RequestBody;
 
 /// Idle connections kept to one server.
@@ -23,9 +33,13 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
+pub enum SendError {
     #[error("cannot connect")]
-    Connect(#[source] std::io::Error),
+    Connect(#[source] io::Error),
+    #[error("the node did not answer a greeting")]
+    Greeting(#[source] hyper::Error),
+    #[error("the node does not accept this one, it says {0}")]
+    Unwelcome(StatusCode),
     #[error("the connection closed before the request was sent")]
     Unsent(#[source] hyper::Error),
     #[error("the connection broke off")]
@@ -59,9 +73,17 @@ pub(crate) struct Options {
     pub(crate) head_max_bytes: usize,
 }
 
+/// What is at the other end.
+pub(crate) enum Server {
+    /// An instance on this host.
+    Instance,
+    Node(PeerTls, NodeId),
+}
+
 pub(crate) struct Connections {
     /// `host:port`.
     address: String,
+    server: Server,
     options: Options,
     idle: Mutex<Vec<Idle>>,
 }
@@ -80,23 +102,13 @@ pub(crate) struct Lease {
 impl Lease {
     /// Gives the connection back. Only once request and answer are through.
     pub(crate) fn give_back(self) {
-        let Lease { home, sender } = self;
-        let expired;
-        {
-            let mut idle = home.lock();
-            let stale = idle.iter().take_while(|i| i.since.elapsed() >= home.options.idle_timeout).count();
-            expired = idle.drain(..stale).collect::<Vec<_>>();
-            if idle.len() < IDLE_MAX {
-                idle.push(Idle { sender, since: Instant::now() });
-            }
-        }
-        drop(expired);
+        self.home.keep(self.sender);
     }
 }
 
 impl Connections {
-    pub(crate) fn new(address: String, options: Options) -> Arc<Self> {
-        Arc::new(Connections { address, options, idle: Mutex::default() })
+    pub(crate) fn new(address: String, server: Server, options: Options) -> Arc<Self> {
+        Arc::new(Connections { address, server, options, idle: Mutex::default() })
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -146,13 +158,52 @@ impl Connections {
         }
     }
 
-    async fn connect(&self) -> Result<http1::SendRequest<RequestBody>, SendError> {
-        let connecting = TcpStream::connect(self.address.as_str());
-        let stream = timeout(self.options.connect_timeout, connecting)
-            .await
-            .map_err(|_| SendError::Connect(std::io::ErrorKind::TimedOut.into()))?
-            .map_err(SendError::Connect)?;
-        stream.set_nodelay(true).map_err(SendError::Connect)?;
+    /// Sees to it that there is a connection to a node that can be used at once.
+    pub(crate) async fn keep_warm(self: &Arc<Self>) -> Result<(), SendError> {
+        let sender = match self.reuse().await {
+            Some(mut sender) => {
+                self.greet(&mut sender).await?;
+                sender
+            }
+            None => self.connect().await?,
+        };
+        self.keep(sender);
+        Ok(())
+    }
+
+    async fn connect(self: &Arc<Self>) -> Result<http1::SendRequest<RequestBody>, SendError> {
+        if let Server::Instance = self.server {
+            return self.dial().await;
+        }
+        let (made, waiting) = oneshot::channel();
+        let home = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(Ok(unclaimed)) = made.send(home.dial().await) {
+                home.keep(unclaimed);
+            }
+        });
+        waiting.await.unwrap_or_else(|_| Err(SendError::Connect(io::ErrorKind::Interrupted.into())))
+    }
+
+    async fn dial(&self) -> Result<http1::SendRequest<RequestBody>, SendError> {
+        let dialled = timeout(self.options.connect_timeout, async {
+            let stream = TcpStream::connect(self.address.as_str()).await.map_err(SendError::Connect)?;
+            stream.set_nodelay(true).map_err(SendError::Connect)?;
+            let Server::Node(tls, node) = &self.server else {
+                return self.handshake(Stream::Plain(stream)).await;
+            };
+            let stream = tls.connect(*node, stream).await.map_err(SendError::Connect)?;
+            let mut sender = self.handshake(Stream::Client(Box::new(stream))).await?;
+            self.greet(&mut sender).await?;
+            Ok(sender)
+        });
+        dialled.await.unwrap_or_else(|_| Err(SendError::Connect(io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn handshake(
+        &self,
+        stream: Stream<TcpStream>,
+    ) -> Result<http1::SendRequest<RequestBody>, SendError> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.options.head_max_bytes)
             .handshake(TokioIo::new(stream))
@@ -163,6 +214,32 @@ impl Connections {
             let _ended = connection.await;
         });
         Ok(sender)
+    }
+
+    async fn greet(&self, sender: &mut http1::SendRequest<RequestBody>) -> Result<(), SendError> {
+        let mut greeting = Request::new(RequestBody::Whole(bytes::Bytes::new()));
+        *greeting.uri_mut() = Uri::from_static(HELLO_PATH);
+        greeting.headers_mut().insert(HOST, HeaderValue::from_static("node"));
+        let answer = sender.send_request(greeting).await.map_err(SendError::Greeting)?;
+        if answer.status() != StatusCode::NO_CONTENT {
+            return Err(SendError::Unwelcome(answer.status()));
+        }
+        drop(answer);
+        sender.ready().await.map_err(SendError::Greeting)
+    }
+
+    /// Keeps a connection whose last request and answer are through.
+    fn keep(&self, sender: http1::SendRequest<RequestBody>) {
+        let expired;
+        {
+            let mut idle = self.lock();
+            let stale = idle.iter().take_while(|i| i.since.elapsed() >= self.options.idle_timeout).count();
+            expired = idle.drain(..stale).collect::<Vec<_>>();
+            if idle.len() < IDLE_MAX {
+                idle.push(Idle { sender, since: Instant::now() });
+            }
+        }
+        drop(expired);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {

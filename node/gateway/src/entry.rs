@@ -15,6 +15,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use muster_api::InvocationState;
 use muster_core::functions::Spec;
 use muster_core::ids::{AccountName, FunctionName, NodeId};
+use muster_core::mutant;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admit::{Admitted, admit, overdue, still_admitted};
@@ -107,9 +108,14 @@ async fn invoke(
     remote: SocketAddr,
     arrived: Instant,
 ) -> Result<Response<Answer>, Failure> {
-    check_lease(gateway)?;
+    if check_lease(gateway).is_err() {
+        gateway.control.refresh().await;
+        check_lease(gateway)?;
+    }
     let body_max_bytes = gateway.config.body_max_bytes;
-    let admitted = match admit(&gateway.control.state(), &head, body_max_bytes) {
+    let state =
+        || mutant!("permissions-kept", kept by head.headers.get(AUTHORIZATION) => gateway.control.state());
+    let admitted = match admit(&state(), &head, body_max_bytes) {
         // The key, function or grant may have been made through another node a moment ago.
         Err(refusal) if refusal.kind.may_be_stale() && head.headers.contains_key(AUTHORIZATION) => {
             gateway.control.refresh().await;
@@ -247,7 +253,7 @@ impl Call<'_> {
                     if *earlier != Some(InvocationState::Started) {
                         *earlier = Some(state);
                     }
-                    may_retry
+                    may_retry || mutant!("retry-after-start")
                 }
             };
             if failure.kind != Kind::Broken || !safe {

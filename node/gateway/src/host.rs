@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::connections::{Connections, Options};
+use crate::connections::{Connections, Options, Server};
 use crate::metrics::Metrics;
 use crate::outside::Meter;
 use crate::pool::Pool;
@@ -103,7 +103,7 @@ impl Host {
             memory_mb: hosted.memory_mb,
             ready_at: Instant::now(),
             adopted: hosted.adopted,
-            connections: Connections::new(hosted.addr.to_string(), self.options),
+            connections: Connections::new(hosted.addr.to_string(), Server::Instance, self.options),
             gone: CancellationToken::new(),
             idle: Notify::new(),
         });
@@ -145,6 +145,19 @@ impl Host {
                 return;
             }
             idle.await;
+        }
+    }
+
+    /// Gives no instance new requests, and waits until no slot is taken, those that other nodes were granted
+    /// and have not used included. For a node that is about to stop: who asks it for a slot then asks
+    /// another node, and nothing is on its way here when it closes its connections.
+    pub async fn wind_down(&self) {
+        let all: Vec<InstanceId> = self.instances().keys().copied().collect();
+        for id in &all {
+            self.drain(*id);
+        }
+        for id in all {
+            self.drained(id).await;
         }
     }
 

@@ -14,6 +14,7 @@
 //! * `run`: one attempt on an instance here; `answer` the body of its answer, which
 //!   carries the slot, the deadline and the usage record (`tally`) to the end.
 //! * `rounds`: upon each change of the state, which waiting requests can no longer be served.
+//! * `calls`: messages of the rest of the node to other nodes, over the same kind of connections.
 //! * `connections`, `headers`, `request_body`, `server`, `metrics`, `config`: the tools.
 //!
 //! **Invariant.** A slot is a value. Whoever holds it may send one request to its instance; when it
@@ -24,6 +25,7 @@
 mod admit;
 mod answer;
 mod body;
+mod calls;
 mod config;
 mod connections;
 mod demand;
@@ -45,18 +47,24 @@ mod tally;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use muster_core::ids::{AccountName, FunctionName};
+use muster_core::ids::{AccountName, FunctionName, NodeId};
+use muster_tls::PeerTls;
 use tokio::sync::Notify;
 
 pub use body::{Body, BodyError, boxed, full};
-pub use config::{Config, ConfigError, Secret};
+pub use calls::{CallError, Calls};
+pub use config::{Config, ConfigError};
+pub use connections::SendError;
 pub use host::{Host, Hosted, InstanceLoad};
 pub use metrics::Metrics;
 pub use outside::{BoxFuture, ControlPlane, Meter, MeterError};
-pub use server::{Limits, serve};
+pub use peers::{PeerError, PeerStream};
+pub use server::{Caller, Door, Limits, serve};
 
 /// Accounts named in a queue's report: as many as a launch's cause can hold.
 pub const QUEUE_ACCOUNTS_MAX: usize = muster_core::instances::CAUSE_ACCOUNTS_MAX;
@@ -91,11 +99,18 @@ pub struct Gateway {
 impl Gateway {
     /// Starts the background rounds, so it must be called within a tokio runtime. They end when the
     /// gateway is dropped.
-    pub fn new(config: Config, control: Arc<dyn ControlPlane>, meter: Arc<dyn Meter>) -> Arc<Gateway> {
+    ///
+    /// Without `tls` it calls no other node.
+    pub fn new(
+        config: Config,
+        control: Arc<dyn ControlPlane>,
+        meter: Arc<dyn Meter>,
+        tls: Option<PeerTls>,
+    ) -> Arc<Gateway> {
         let metrics = Arc::new(Metrics::default());
         let gateway = Arc::new(Gateway {
             host: Host::new(&config, meter, Arc::clone(&metrics)),
-            peers: peers::Peers::new(&config, Arc::clone(&control)),
+            peers: peers::Peers::new(&config, Arc::clone(&control), tls),
             pressure: Arc::new(Notify::new()),
             ids: entry::InvocationIds::new(),
             config,
@@ -111,10 +126,24 @@ impl Gateway {
         entry::handle(self, request, remote).await
     }
 
-    /// Answers a request of the peer listener whose path starts with `/peer/gateway/`. Checks the
-    /// peer secret itself.
+    /// Answers a request of the peer listener whose path starts with `/peer/gateway/`. It must
+    /// come from another node of the cluster.
     pub async fn handle_peer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         peer::handle(self, request).await
+    }
+
+    /// Asks another node for what it sends bit by bit, over the connections that invocations take.
+    ///
+    /// # Errors
+    /// When the head of its answer is not there within `patience`, or is none of success.
+    pub async fn open_peer(
+        &self,
+        node: NodeId,
+        path: &'static str,
+        message: Bytes,
+        patience: Duration,
+    ) -> Result<PeerStream, PeerError> {
+        self.peers.open(node, path, message, patience).await
     }
 
     /// The instances here.

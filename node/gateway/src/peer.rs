@@ -13,9 +13,10 @@ use tokio::time::{Instant, timeout};
 use crate::Gateway;
 use crate::body::Body;
 use crate::failure::Failure;
-use crate::headers::{PEER_INVOCATION, PEER_RESULT, bearer, strip_own};
+use crate::headers::{PEER_INVOCATION, PEER_RESULT, strip_own};
 use crate::peers::{
-    ANY_SLOT, Ask, Envelope, Granted, INVOKE_PATH, RELEASE_PATH, SLOTS_PATH, WANT_MAX, read_message,
+    ANY_SLOT, Ask, Envelope, Granted, HELLO_PATH, INVOKE_PATH, RELEASE_PATH, SLOTS_PATH, WANT_MAX,
+    read_message,
 };
 use crate::pool::SlotGuard;
 use crate::request_body::{RequestBody, linger};
@@ -29,16 +30,13 @@ const POLL_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) async fn handle(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let trusted = bearer(&head.headers).is_some_and(|secret| gateway.config.peer_secret.matches(secret));
-    if !trusted {
-        return status(StatusCode::UNAUTHORIZED);
-    }
     let path = head.uri.path();
     if let Some(rest) = path.strip_prefix(INVOKE_PATH) {
         let token = rest.split('/').next().unwrap_or_default().to_owned();
         return invoke(gateway, head, body, &token).await;
     }
     match (&head.method, path) {
+        (&Method::GET, HELLO_PATH) => status(StatusCode::NO_CONTENT),
         (&Method::POST, SLOTS_PATH) => slots(gateway, body).await,
         (&Method::POST, RELEASE_PATH) => release(gateway, body).await,
         _ => status(StatusCode::NOT_FOUND),

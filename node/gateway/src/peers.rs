@@ -1,26 +1,27 @@
 //! The client of other nodes' gateways: asking for slots, giving them back, sending invocations.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use muster_core::ClusterState;
 use muster_core::functions::UsageDurability;
 use muster_core::ids::{AccountName, FunctionName, Incarnation, NodeId};
 use muster_core::nodes::Condition;
+use muster_core::{ClusterState, mutant};
+use muster_tls::PeerTls;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Answer;
-use crate::config::{Config, Secret};
-use crate::connections::{Connections, Lease, Options, SendError};
+use crate::config::Config;
+use crate::connections::{Connections, Lease, Options, SendError, Server};
 use crate::failure::{Failure, Kind};
 use crate::headers::{PEER_INVOCATION, PEER_RESULT, strip_hop_by_hop};
 use crate::metrics::Metrics;
@@ -30,6 +31,8 @@ use crate::run::{Attempt, Message};
 use crate::slots::{RemoteSlot, Token};
 use crate::tally::Bill;
 
+/// `GET`: 204 says that this node is let in.
+pub(crate) const HELLO_PATH: &str = "/peer/gateway/hello";
 pub(crate) const SLOTS_PATH: &str = "/peer/gateway/slots";
 pub(crate) const RELEASE_PATH: &str = "/peer/gateway/release";
 /// Followed by a token, or [`ANY_SLOT`], and the path for the function.
@@ -42,7 +45,7 @@ pub(crate) const MESSAGE_MAX_BYTES: usize = 64 * 1024;
 /// Slots asked for at a time.
 pub(crate) const WANT_MAX: u32 = 64;
 /// Idle connections to nodes are kept shorter than the listener keeps them.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a host may take beyond the deadline or the length of a poll, which it observes itself.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -91,13 +94,17 @@ impl Envelope {
     }
 }
 
-/// Another node could not be asked.
+/// Why another node could not be asked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PeerError {
+pub enum PeerError {
     #[error("the node has no address")]
     NoAddress,
     #[error("cannot reach the node")]
     Send(#[source] SendError),
+    #[error("the connection to the node broke")]
+    Broken(#[source] hyper::Error),
+    #[error("the node went down")]
+    Down,
     #[error("the node did not answer in time")]
     Timeout,
     #[error("the node answered {0}")]
@@ -106,9 +113,45 @@ pub(crate) enum PeerError {
     Nonsense,
 }
 
+/// What a node sends bit by bit. Dropping it cuts the connection, by which the node knows.
+pub struct PeerStream {
+    body: Incoming,
+    lost: CancellationToken,
+    _lease: Lease,
+}
+
+impl PeerStream {
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the cluster takes the node to be down.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, PeerError> {
+        loop {
+            let frame = tokio::select! {
+                frame = self.body.frame() => frame,
+                () = self.lost.cancelled() => return Err(PeerError::Down),
+            };
+            match frame.transpose().map_err(PeerError::Broken)? {
+                None => return Ok(None),
+                Some(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PeerStream")
+    }
+}
+
 pub(crate) struct Peers {
     control: Arc<dyn ControlPlane>,
-    authorization: HeaderValue,
+    tls: Option<PeerTls>,
     options: Options,
     avoid_for: Duration,
     nodes: Mutex<HashMap<NodeId, Peer>>,
@@ -125,11 +168,10 @@ struct Peer {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config, control: Arc<dyn ControlPlane>) -> Arc<Self> {
-        let bearer = |secret: &Secret| HeaderValue::try_from(format!("Bearer {}", secret.expose()));
+    pub(crate) fn new(config: &Config, control: Arc<dyn ControlPlane>, tls: Option<PeerTls>) -> Arc<Self> {
         Arc::new(Peers {
             control,
-            authorization: bearer(&config.peer_secret).unwrap_or(HeaderValue::from_static("")),
+            tls,
             options: Options {
                 connect_timeout: config.connect_timeout(),
                 idle_timeout: IDLE_TIMEOUT,
@@ -161,6 +203,19 @@ impl Peers {
         let lost: Vec<_> = self.nodes().extract_if(|id, peer| !alive(id, peer)).collect();
         for (_, peer) in lost {
             peer.lost.cancel();
+        }
+    }
+
+    /// Has a connection to each node ready, so that no invocation waits for one to be made.
+    pub(crate) fn keep_warm(&self, state: &ClusterState, own: NodeId) {
+        let others = state.nodes.iter().filter(|(id, node)| *id != own && node.condition != Condition::Down);
+        for (id, _) in others.filter(|(id, _)| self.avoided_until(*id).is_none()) {
+            let Some(peer) = self.peer(id) else { continue };
+            tokio::spawn(async move {
+                if let Err(error) = peer.connections.keep_warm().await {
+                    tracing::debug!(node = %id, error = error.describe(), "no connection is ready");
+                }
+            });
         }
     }
 
@@ -205,16 +260,22 @@ impl Peers {
         let request = self.request(&peer, token, &attempt, message).map_err(not_run)?;
         metrics.forwarded.fetch_add(1, Relaxed);
         let mut deadline = Box::pin(sleep_until(attempt.deadline + PATIENCE));
+        let is_sent = AtomicBool::new(false);
+        let failure = |kind, detail| match is_sent.load(Relaxed) {
+            true => Failure::unknown(kind, detail),
+            // It has waited for a connection all the time.
+            false => Failure::not_started(kind, detail),
+        };
         let sent = tokio::select! {
             biased;
-            sent = peer.connections.send(request, |_| ()) => sent,
+            sent = peer.connections.send(request, |sent| is_sent.store(sent, Relaxed)) => sent,
             () = peer.lost.cancelled() => {
-                return Err(Failure::unknown(Kind::Broken, format!("node {node} went down")));
+                return Err(failure(Kind::Broken, format!("node {node} went down")));
             }
             () = &mut deadline => {
                 self.avoid(node);
                 let detail = format!("node {node} did not answer before the deadline");
-                return Err(Failure::unknown(Kind::Deadline, detail));
+                return Err(failure(Kind::Deadline, detail));
             }
         };
         let (response, lease) = sent.map_err(|error| self.failed(node, &error, source.as_deref()))?;
@@ -256,9 +317,9 @@ impl Peers {
                 }))
             }
             Some(b"refused") => Err(not_run(format!("node {node} had no slot left"))),
-            _ if parts.status == StatusCode::UNAUTHORIZED => {
+            _ if parts.status == StatusCode::FORBIDDEN => {
                 self.avoid(node);
-                tracing::warn!(%node, "the node does not accept our peer secret");
+                tracing::warn!(%node, "the node does not accept this one any more");
                 Err(not_run(format!("node {node} does not accept this node")))
             }
             _ => Err(Failure::unknown(Kind::Broken, format!("node {node} answered nonsense"))),
@@ -277,7 +338,6 @@ impl Peers {
         let uri: Uri = format!("{INVOKE_PATH}{token}{target}").parse().map_err(|_| "the path is too long")?;
         let envelope = serde_json::to_string(&Envelope::of(attempt)).map_err(|e| e.to_string())?;
         headers.insert(PEER_INVOCATION, HeaderValue::try_from(envelope).map_err(|e| e.to_string())?);
-        headers.insert(AUTHORIZATION, self.authorization.clone());
         if !headers.contains_key(HOST) {
             let address = HeaderValue::try_from(peer.connections.address()).map_err(|e| e.to_string())?;
             headers.insert(HOST, address);
@@ -297,6 +357,7 @@ impl Peers {
         let detail = format!("node {node}: {}", error.describe());
         match error.is_unsent() {
             true => not_run(detail),
+            false if mutant!("lost-counts-as-not-run") => not_run(detail),
             false => Failure::unknown(Kind::Broken, detail),
         }
     }
@@ -313,7 +374,6 @@ impl Peers {
         let mut request = Request::new(RequestBody::Whole(text.into()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static(path);
-        request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
         let host = HeaderValue::try_from(peer.connections.address()).map_err(|_| PeerError::NoAddress)?;
         request.headers_mut().insert(HOST, host);
         let call = async {
@@ -331,13 +391,39 @@ impl Peers {
         }
     }
 
+    /// Asks a node for something that it sends bit by bit. `patience` is for the head of its answer.
+    pub(crate) async fn open(
+        &self,
+        node: NodeId,
+        path: &'static str,
+        message: Bytes,
+        patience: Duration,
+    ) -> Result<PeerStream, PeerError> {
+        let peer = self.peer(node).ok_or(PeerError::NoAddress)?;
+        let mut request = Request::new(RequestBody::Whole(message));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static(path);
+        let host = HeaderValue::try_from(peer.connections.address()).map_err(|_| PeerError::NoAddress)?;
+        request.headers_mut().insert(HOST, host);
+        let sent = tokio::select! {
+            sent = timeout(patience, peer.connections.send(request, |_| ())) => sent,
+            () = peer.lost.cancelled() => return Err(PeerError::Timeout),
+        };
+        let (response, lease) = sent.map_err(|_| PeerError::Timeout)?.map_err(PeerError::Send)?;
+        match response.status() {
+            StatusCode::OK => Ok(PeerStream { body: response.into_body(), lost: peer.lost, _lease: lease }),
+            status => Err(PeerError::Status(status)),
+        }
+    }
+
     fn peer(&self, node: NodeId) -> Option<Peer> {
+        let tls = self.tls.as_ref()?;
         let address = self.control.peer_address(node)?;
         if let Some(peer) = self.nodes().get(&node).filter(|peer| peer.connections.address() == address) {
             return Some(peer.clone());
         }
         let incarnation = self.control.state().nodes.get(node).map(|n| n.incarnation).unwrap_or_default();
-        let connections = Connections::new(address, self.options);
+        let connections = Connections::new(address, Server::Node(tls.clone(), node), self.options);
         let peer = Peer { connections, incarnation, lost: CancellationToken::new() };
         self.nodes().insert(node, peer.clone());
         Some(peer)

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muster_core::ids::{AccountName, FunctionName, NodeId};
+use muster_core::mutant;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -169,7 +170,9 @@ impl Pool {
             counted_at: Instant::now(),
             completed: 0,
         });
-        self.serve(inner);
+        if !mutant!("waiters-not-woken") {
+            self.serve(inner);
+        }
     }
 
     pub(crate) fn drain(&self, instance: &Arc<Instance>) {

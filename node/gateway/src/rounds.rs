@@ -19,6 +19,8 @@ use crate::tally::now;
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between looking for pools of functions that are no more.
 const FORGET_EVERY: u64 = 40;
+/// Ticks between greetings to other nodes: two of them within [`IDLE_TIMEOUT`](crate::peers::IDLE_TIMEOUT).
+const WARM_EVERY: u64 = 16;
 pub(crate) const NO_QUORUM_RETRY_S: u64 = 2;
 
 /// Runs until the gateway is dropped.
@@ -61,6 +63,9 @@ pub(crate) async fn watch(gateway: Weak<Gateway>, mut changes: watch::Receiver<u
 fn upkeep(gateway: &Gateway, state: &ClusterState, tick: u64) {
     let expired = gateway.host.tokens.expire(Duration::from_millis(gateway.config.token_ttl_ms));
     gateway.metrics.tokens_expired.fetch_add(u64::try_from(expired).unwrap_or(0), Relaxed);
+    if tick % WARM_EVERY == 1 {
+        gateway.peers.keep_warm(state, gateway.config.node);
+    }
     if tick.is_multiple_of(FORGET_EVERY) {
         gateway.host.forget_pools(|name| state.functions.get(name.as_str()).is_some());
     }

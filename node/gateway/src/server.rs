@@ -1,20 +1,29 @@
-//! The accept loop of both listeners: HTTP/1.1 with bounds on everything a client can grow.
+//! The accept loop of both listeners: HTTP/1.1, mostly over TLS, with bounds on everything a client can grow.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use muster_core::ids::NodeId;
+use muster_tls::{PeerTls, PublicTls, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// A connection on which nothing is asked is kept for so long into a shutdown: a request may be on its way, and who
+/// sent it could not tell that nobody has read it. Those that are used are told that they end, and so
+/// end between two requests.
+const LINGER: Duration = Duration::from_millis(250);
 
 /// The bounds of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +57,27 @@ impl Limits {
     }
 }
 
+/// What a connection must bring along to be let in.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// Nothing.
+    Plain,
+    /// TLS. Clients have API keys, not certificates.
+    Public(PublicTls),
+    /// TLS with a node's certificate, or with none: what that may do is the handler's to say.
+    Peers(PeerTls),
+}
+
+/// Who a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub address: SocketAddr,
+    /// The node, if its certificate says so.
+    pub node: Option<NodeId>,
+}
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept: it fails because something ran out, mostly file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,9 +92,14 @@ impl Cut {
 }
 
 /// Serves a listener until `shutdown`, then lets requests in flight finish within the grace.
-pub async fn serve<H, F, B>(listener: TcpListener, handler: H, limits: Limits, shutdown: CancellationToken)
-where
-    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+pub async fn serve<H, F, B>(
+    listener: TcpListener,
+    door: Door,
+    handler: H,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    H: Fn(Request<Incoming>, Caller) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -79,7 +114,7 @@ where
             accepted = accept(&listener, &room) => accepted,
         };
         let connection = Connection { stream, remote, permit, kill: kill.child_token() };
-        connections.spawn(connection.run(handler.clone(), limits.clone(), shutdown.clone()));
+        connections.spawn(connection.run(door.clone(), handler.clone(), limits.clone(), shutdown.clone()));
     }
     drop(listener);
     connections.close();
@@ -98,19 +133,30 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<H, F, B>(self, handler: H, limits: Limits, shutdown: CancellationToken)
+    async fn run<H, F, B>(self, door: Door, handler: H, limits: Limits, shutdown: CancellationToken)
     where
-        H: Fn(Request<Incoming>, SocketAddr) -> F,
+        H: Fn(Request<Incoming>, Caller) -> F,
         F: Future<Output = Response<B>>,
         B: HttpBody<Data = Bytes> + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Connection { stream, remote, permit, kill } = self;
-        let cut = Cut(kill.clone());
+        let entered = tokio::select! {
+            entered = door.let_in(stream, remote) => entered,
+            () = shutdown.cancelled() => None,
+        };
+        let Some((stream, caller)) = entered else { return };
+        let (cut, last) = (Cut(kill.clone()), shutdown.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(cut.clone());
-            let response = handler(request, remote);
-            async move { Ok::<_, std::convert::Infallible>(response.await) }
+            let (response, last) = (handler(request, caller), last.clone());
+            async move {
+                let mut response = response.await;
+                if last.is_cancelled() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -128,13 +174,48 @@ impl Connection {
                     break;
                 }
                 () = kill.cancelled() => break,
-                () = shutdown.cancelled(), if !stopping => {
+                () = lingered(&shutdown), if !stopping => {
                     stopping = true;
                     serving.as_mut().graceful_shutdown();
                 }
             }
         }
         drop(permit);
+    }
+}
+
+/// Resolves some time after the shutdown has begun.
+async fn lingered(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(LINGER).await;
+}
+
+impl Door {
+    /// Who is there, and the connection to speak with; none if that is over already.
+    async fn let_in(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream<TcpStream>, Caller)> {
+        let handshake = async {
+            Ok::<_, io::Error>(match self {
+                Door::Plain => (Stream::Plain(stream), None),
+                Door::Public(tls) => (Stream::Server(Box::new(tls.accept(stream).await?)), None),
+                Door::Peers(tls) => {
+                    let (stream, node) = tls.accept(stream).await?;
+                    (Stream::Server(Box::new(stream)), node)
+                }
+            })
+        };
+        let done = tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await;
+        match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((stream, node)) => Some((stream, Caller { address, node })),
+            // What the other end showed or asked for was wrong; anything else is a connection that broke off.
+            Err(error) if matches!(self, Door::Peers(_)) && error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(remote = %address, reason = %error, "a caller was refused at the peer port");
+                None
+            }
+            Err(error) => {
+                tracing::debug!(remote = %address, %error, "no TLS came about");
+                None
+            }
+        }
     }
 }
 

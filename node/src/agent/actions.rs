@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::functions::{EngineKind, Spec};
-use muster_core::ids::{Generation, InstanceId};
+use muster_core::functions::{EngineKind, Source, Spec};
+use muster_core::ids::{FunctionName, Generation, InstanceId};
 use muster_core::instances::{self, Instance};
+use muster_core::mutant;
 use muster_core::reconcile::AgentAction;
-use muster_core::units::Millis;
+use muster_core::units::{Millis, Timestamp};
 use muster_core::{ClusterState, Command};
-use muster_engine::{Engine, Launch, RunState, Running, readiness};
+use muster_engine::{Engine, Launch, RunState, Running};
 use muster_gateway::Hosted;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Tools;
@@ -88,22 +89,31 @@ async fn start(
     call_off: CancellationToken,
 ) -> Outcome {
     let spec = tools.consensus.with_state(|state| spec_of(state, instance));
+    let born = tools.consensus.with_state(|state| born(state, &instance.function));
     let limit = spec.as_ref().map_or(Millis::from_secs(60), |spec| spec.startup_timeout);
+    let deadline = Instant::now() + limit.to_duration();
     let starting = async {
         let addr = match running {
             Some(addr) => addr,
-            None => launch(tools, id, instance, spec.clone()).await?,
+            None => launch(tools, id, instance, born, spec.clone()).await?,
         };
         let path = spec.as_ref().and_then(|spec| spec.readiness_path.clone());
-        let deadline = Instant::now() + limit.to_duration();
-        readiness::wait_ready(addr, path.as_deref(), deadline)
+        let engine = engine(tools, instance.engine).ok_or("this host lacks its engine")?;
+        engine
+            .wait_ready(addr, path.as_deref(), deadline)
             .await
             .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         Ok(addr)
     };
     let not_in_time = || Err(format!("was not ready within {limit}"));
+    let starting = async {
+        if let (Some(spec), None) = (&spec, running) {
+            provide(tools, id, &spec.source, deadline).await?;
+        }
+        timeout_at(deadline, starting).await.unwrap_or_else(|_elapsed| not_in_time())
+    };
     let started: Result<SocketAddr, String> = tokio::select! {
-        started = timeout(limit.to_duration(), starting) => started.unwrap_or_else(|_elapsed| not_in_time()),
+        started = starting => started,
         () = call_off.cancelled() => return Outcome::Other,
     };
     match started {
@@ -127,19 +137,39 @@ async fn start(
     }
 }
 
+/// Waits until the package that an instance is of, if it is of one, can be run here.
+async fn provide(tools: &Tools, id: InstanceId, source: &Source, deadline: Instant) -> Result<(), String> {
+    let Some(package) = source.package() else { return Ok(()) };
+    let mut trouble = "it is still on its way".to_owned();
+    let providing = async {
+        while let Err(why) = tools.packages.provide(source).await {
+            tracing::debug!(instance = %id, %package, why, "a launch waits for its package");
+            trouble = why;
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    };
+    let in_time = timeout_at(deadline, providing).await;
+    in_time.map_err(|_elapsed| format!("its package {package} was not ready in time: {trouble}"))
+}
+
 fn spec_of(state: &ClusterState, instance: &Instance) -> Option<Arc<Spec>> {
     let function = state.functions.get(instance.function.as_str())?;
     let version = function.versions().iter().find(|version| version.number == instance.version)?;
     Some(Arc::clone(&version.spec))
 }
 
+fn born(state: &ClusterState, function: &FunctionName) -> Option<Timestamp> {
+    state.functions.get(function.as_str()).map(|function| function.created_at)
+}
+
 async fn launch(
     tools: &Tools,
     id: InstanceId,
     instance: &Instance,
+    born: Option<Timestamp>,
     spec: Option<Arc<Spec>>,
 ) -> Result<SocketAddr, String> {
-    let spec = spec.ok_or("its function or version is gone")?;
+    let (spec, born) = spec.zip(born).ok_or("its function or version is gone")?;
     let engine = engine(tools, instance.engine).ok_or("this host lacks its engine")?;
     let launch = Launch {
         cluster: tools.cluster,
@@ -148,6 +178,7 @@ async fn launch(
         generation: instance.generation,
         function: instance.function.clone(),
         version: instance.version,
+        born,
         spec,
     };
     loop {
@@ -173,7 +204,8 @@ async fn drain(tools: &Tools, id: InstanceId, instance: &Instance) -> Outcome {
 async fn finish_in_flight(tools: &Tools, id: InstanceId) {
     let host = tools.gateway.host();
     host.drain(id);
-    let grace = Duration::from_millis(tools.settings.drain_grace_ms);
+    let grace_ms = if mutant!("drain-does-not-wait") { 0 } else { tools.settings.drain_grace_ms };
+    let grace = Duration::from_millis(grace_ms);
     if timeout(grace, host.drained(id)).await.is_err() {
         tracing::warn!(instance = %id, "requests were still in flight after the drain grace");
     }

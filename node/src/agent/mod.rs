@@ -6,7 +6,10 @@
 //! out of the comparison until a listing begun after that is in: an old list must not judge it.
 
 mod actions;
+mod listing;
 mod report;
+mod shield;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::meter::Meter;
+use crate::packages::Packages;
+use listing::{LIST_LIMIT, Listing, Listings};
 
 pub(crate) type Engines = BTreeMap<EngineKind, Arc<dyn Engine>>;
 
@@ -48,6 +53,7 @@ struct Tools {
     controller: Controller,
     gateway: Arc<Gateway>,
     meter: Meter,
+    packages: Packages,
     settings: crate::config::Agent,
 }
 
@@ -63,25 +69,24 @@ pub(crate) struct Agent {
     /// Instances with an action under way, or finished but not listed since.
     busy: BTreeMap<InstanceId, Busy>,
     actions: JoinSet<(InstanceId, actions::Outcome)>,
-    /// Numbers listings, to tell one begun before an action's end from one begun after.
-    listing: u64,
+    listings: Listings,
 }
 
 #[derive(Debug)]
 enum Busy {
     /// Can be called off. With the engine it is about, if that is known.
     Acting { call_off: CancellationToken, engine: Option<EngineKind> },
-    /// Waits for a listing with at least this number, and for this engine's answer in it.
+    /// Waits for a listing with at least this number, of this engine.
     Settling { listing: u64, engine: Option<EngineKind> },
 }
 
 impl Busy {
-    /// Whether a listing with this number, which `answered` took part in, leaves it unjudged.
-    fn outlasts(&self, number: u64, answered: &BTreeSet<EngineKind>) -> bool {
+    /// Whether a listing with this number leaves it unjudged, which `answered` has given.
+    fn outlasts(&self, number: u64, answered: EngineKind) -> bool {
         match self {
             Busy::Acting { .. } => true,
             Busy::Settling { listing, engine } => {
-                *listing > number || engine.is_some_and(|engine| !answered.contains(&engine))
+                *listing > number || engine.is_some_and(|engine| engine != answered)
             }
         }
     }
@@ -98,16 +103,18 @@ impl Agent {
         controller: Controller,
         gateway: Arc<Gateway>,
         meter: Meter,
+        packages: Packages,
     ) -> Self {
         let tools = Tools {
             node: config.node(),
             incarnation,
             cluster,
-            engines,
+            engines: engines.clone(),
             consensus,
             controller,
             gateway,
             meter,
+            packages,
             settings: config.agent.clone(),
         };
         Agent {
@@ -117,7 +124,7 @@ impl Agent {
             served: BTreeSet::new(),
             busy: BTreeMap::new(),
             actions: JoinSet::new(),
-            listing: 0,
+            listings: Listings::new(engines, LIST_LIMIT),
         }
     }
 
@@ -126,7 +133,9 @@ impl Agent {
         let tools = Arc::clone(&self.tools);
         tokio::select! {
             () = self.reconcile_for_ever() => {}
-            () = report::report_for_ever(tools) => {}
+            () = report::report_for_ever(Arc::clone(&tools)) => {}
+            () = sweep::sweep_for_ever(Arc::clone(&tools)) => {}
+            () = shield::shield_for_ever(tools) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -145,8 +154,6 @@ impl Agent {
         let mut interval =
             tokio::time::interval(Duration::from_millis(self.tools.settings.reconcile_every_ms));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut lists: JoinSet<Listing> = JoinSet::new();
-        let mut list_again = false;
         let mut changed = false;
         let mut compare_at = Instant::now();
         loop {
@@ -162,22 +169,17 @@ impl Agent {
                     self.act();
                     compare_at = Instant::now() + COMPARE_PAUSE;
                 }
-                () = hint.notified() => list_again = true,
-                _ = interval.tick() => list_again = true,
+                () = hint.notified() => self.listings.ask(),
+                _ = interval.tick() => self.listings.ask(),
                 Some(done) = self.actions.join_next() => {
                     self.finished(done.expect("an action does not panic"));
-                    list_again = true;
+                    self.listings.ask();
                 }
-                Some(listing) = lists.join_next() => {
-                    self.take(listing.expect("listing does not panic"));
+                listing = self.listings.next() => {
+                    self.take(listing);
                     self.remind();
                     self.act();
                 }
-            }
-            if list_again && lists.is_empty() {
-                list_again = false;
-                self.listing += 1;
-                lists.spawn(list(Arc::clone(&self.tools), self.listing));
             }
         }
     }
@@ -196,18 +198,16 @@ impl Agent {
             Some(Busy::Acting { engine, .. } | Busy::Settling { engine, .. }) => *engine,
             None => None,
         };
-        self.busy.insert(id, Busy::Settling { listing: self.listing + 1, engine });
+        self.busy.insert(id, Busy::Settling { listing: self.listings.next_number(), engine });
     }
 
     fn take(&mut self, listing: Listing) {
-        let mut answered = BTreeSet::new();
-        for (kind, running) in listing.by_engine {
-            answered.insert(kind);
-            self.listed.retain(|_, (listed_by, _)| *listed_by != kind);
-            self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
-        }
-        self.busy.retain(|_, busy| busy.outlasts(listing.number, &answered));
-        self.heard.extend(answered);
+        let kind = listing.engine;
+        let Some(running) = listing.running else { return };
+        self.listed.retain(|_, (listed_by, _)| *listed_by != kind);
+        self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
+        self.busy.retain(|_, busy| busy.outlasts(listing.number, kind));
+        self.heard.insert(kind);
     }
 
     /// Compares and starts what is due.
@@ -259,26 +259,6 @@ impl Agent {
     }
 }
 
-#[derive(Debug)]
-struct Listing {
-    number: u64,
-    by_engine: Vec<(EngineKind, Vec<Running>)>,
-}
-
-/// Asks every engine what runs. One that does not answer is left out: its last list stands.
-async fn list(tools: Arc<Tools>, number: u64) -> Listing {
-    let mut by_engine = Vec::new();
-    for (kind, engine) in &tools.engines {
-        match engine.list().await {
-            Ok(running) => by_engine.push((*kind, running)),
-            Err(error) => {
-                tracing::warn!(%kind, "the engine does not list its instances: {:#}", anyhow::Error::new(error));
-            }
-        }
-    }
-    Listing { number, by_engine }
-}
-
 async fn forward(from: Arc<Notify>, to: Arc<Notify>) {
     loop {
         from.notified().await;
@@ -292,7 +272,8 @@ fn found(running: &Running) -> Found {
         generation: running.generation,
         phase: match &running.state {
             RunState::Starting => FoundPhase::Starting,
-            RunState::Running { .. } => FoundPhase::Running,
+            // Until it is known how it ended there is nothing to tell of it.
+            RunState::Running { .. } | RunState::Ended => FoundPhase::Running,
             RunState::Exited(exit) => FoundPhase::Exited(exit.to_string()),
         },
     }
@@ -319,15 +300,13 @@ mod tests {
         use EngineKind::{Docker, Process};
         let settling = |engine| Busy::Settling { listing: 5, engine };
         for (busy, number, answered, outlasts) in [
-            (settling(Some(Docker)), 4, vec![Docker], true),
-            (settling(Some(Docker)), 5, vec![Docker], false),
-            (settling(Some(Docker)), 6, vec![Process], true),
-            (settling(Some(Docker)), 6, vec![], true),
-            (settling(None), 5, vec![], false),
-            (Busy::Acting { call_off: CancellationToken::new(), engine: None }, 9, vec![Docker], true),
+            (settling(Some(Docker)), 4, Docker, true),
+            (settling(Some(Docker)), 5, Docker, false),
+            (settling(Some(Docker)), 6, Process, true),
+            (settling(None), 5, Process, false),
+            (Busy::Acting { call_off: CancellationToken::new(), engine: None }, 9, Docker, true),
         ] {
-            let answered: BTreeSet<EngineKind> = answered.into_iter().collect();
-            assert_eq!(busy.outlasts(number, &answered), outlasts, "{busy:?} by {number} of {answered:?}");
+            assert_eq!(busy.outlasts(number, answered), outlasts, "{busy:?} by {number} of {answered:?}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! This host's loads and queues on their way to the leader: a few times a second, and at once when a
 //! queue forms.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::functions::{EngineKind, Source};
+use muster_core::functions::Source;
 use muster_core::observation::{InstanceLoad, NodeReport, QueueLoad};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -67,20 +67,22 @@ fn report(tools: &Tools, images: &BTreeSet<String>) -> NodeReport {
     }
 }
 
-/// The images of registered functions that need not be fetched here.
+/// The images and packages of registered functions that need not be fetched here.
 async fn present_images(tools: &Tools) -> BTreeSet<String> {
-    let Some(engine) = tools.engines.get(&EngineKind::Docker) else { return BTreeSet::new() };
-    let wanted: BTreeSet<String> = tools.consensus.with_state(|state| {
-        let images = state.functions.iter().filter_map(|(_, f)| match &f.current().spec.source {
-            Source::Image(image) => Some(image.clone()),
-            Source::Command(_) => None,
-        });
-        images.take(IMAGES_MAX).collect()
+    let wanted: BTreeMap<String, Source> = tools.consensus.with_state(|state| {
+        let sources = state.functions.iter().map(|(_, function)| &function.current().spec.source);
+        let needs = sources.filter_map(|source| Some((source.needs()?, source.clone())));
+        needs.take(IMAGES_MAX).collect()
     });
     let mut present = BTreeSet::new();
-    for image in wanted {
-        if matches!(engine.has_image(&image).await, Ok(true)) {
-            present.insert(image);
+    for (need, source) in wanted {
+        let Some(engine) = tools.engines.get(&source.engine()) else { continue };
+        let here = match &source {
+            Source::Image(image) => engine.has_image(image).await,
+            _ => engine.has_package(&source).await,
+        };
+        if matches!(here, Ok(true)) {
+            present.insert(need);
         }
     }
     present

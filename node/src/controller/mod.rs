@@ -3,15 +3,19 @@
 //! Reports from hosts are soft state: a new leader begins without any and hears everyone within a
 //! fraction of a second. The plan is `muster-core`'s; only its commands, once committed, act.
 
+mod membership;
 mod observe;
 mod rpc;
+mod version;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_consensus::Consensus;
+use muster_consensus::{Consensus, ProposeError, Transport};
+use muster_core::Command;
 use muster_core::ids::{InstanceId, NodeId};
+use muster_core::ledger::{Retention, Sweep};
 use muster_core::observation::NodeReport;
 use muster_core::planner::{self, Limits, Memory};
 use muster_core::units::Millis;
@@ -24,6 +28,10 @@ use observe::Observations;
 pub(crate) use observe::{Load, View};
 use rpc::LeaderClient;
 pub(crate) use rpc::REPORT_PREFIX;
+
+/// A quorum's word that is older than this part of the silence after which a node is down is asked for again before a
+/// plan.
+const QUORUM_FRESH: u32 = 4;
 
 /// A clone is a handle to the same.
 #[derive(Clone, Debug)]
@@ -38,22 +46,29 @@ struct Inner {
     urgent: Notify,
     plan_every: Duration,
     limits: Limits,
+    voters_max: usize,
+    retention: Retention,
 }
 
 impl Controller {
-    pub(crate) fn new(config: &Config, consensus: Consensus, peer_secret: String) -> Self {
+    pub(crate) fn new(config: &Config, consensus: Consensus, transport: Arc<dyn Transport>) -> Self {
         let limits = Limits {
             down_after: Millis(config.controller.down_after_ms),
             returning_after: Millis(config.controller.returning_after_ms),
             ..Limits::default()
         };
         Controller(Arc::new(Inner {
-            leader: LeaderClient::new(peer_secret),
+            leader: LeaderClient::new(transport, consensus.clone()),
             consensus,
             observations: Observations::default(),
             urgent: Notify::new(),
             plan_every: Duration::from_millis(config.controller.plan_every_ms),
             limits,
+            voters_max: config.raft.voters_max,
+            retention: Retention {
+                hours_for_days: config.ledger.hours_for_days,
+                days_for_months: config.ledger.days_for_months,
+            },
         }))
     }
 
@@ -62,7 +77,7 @@ impl Controller {
         let Some((leader, member)) = self.0.consensus.leader() else { return };
         if leader == self.0.consensus.node() {
             self.take(report);
-        } else if let Err(error) = self.0.leader.submit(&member.peer, &report).await {
+        } else if let Err(error) = self.0.leader.submit(leader, &member.peer, &report).await {
             tracing::debug!(%error, %leader, "a report did not reach the leader");
         }
     }
@@ -80,10 +95,12 @@ impl Controller {
     async fn view(&self) -> View {
         match self.0.consensus.leader() {
             Some((leader, _)) if leader == self.0.consensus.node() => self.own_view(),
-            Some((leader, member)) => self.0.leader.view(&member.peer).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, %leader, "the leader did not say what it sees");
-                View::default()
-            }),
+            Some((leader, member)) => {
+                self.0.leader.view(leader, &member.peer).await.unwrap_or_else(|error| {
+                    tracing::debug!(%error, %leader, "the leader did not say what it sees");
+                    View::default()
+                })
+            }
             None => View::default(),
         }
     }
@@ -133,42 +150,86 @@ impl Controller {
     async fn lead(&self, term: u64) {
         tracing::info!(term, "this node leads");
         self.0.observations.begin();
-        let mut memory = Memory::new(self.0.limits);
-        loop {
-            // Both a plan in time and a plan at once are plans.
-            let _elapsed = tokio::time::timeout(self.0.plan_every, self.0.urgent.notified()).await;
-            let leadership = self.0.consensus.leadership();
-            let still = {
-                let metrics = leadership.borrow();
-                metrics.current_leader == Some(self.0.consensus.node()) && metrics.current_term == term
-            };
-            if !still {
-                tracing::info!(term, "this node no longer leads");
-                return;
-            }
-            self.plan(&mut memory).await;
+        tokio::select! {
+            () = self.plan_for_a_term(term) => {}
+            () = membership::Changes::default().run(&self.0.consensus, self.0.voters_max) => {}
+            () = version::run(&self.0.consensus) => {}
         }
     }
 
-    async fn plan(&self, memory: &mut Memory) {
-        // Only a leader that a quorum follows plans: it must see all that was committed before it.
-        if self.0.consensus.linearize().await.is_err() {
-            return;
+    /// Plans until another leads.
+    async fn plan_for_a_term(&self, term: u64) {
+        // What leaders before it committed must be applied here first; what is committed from now on, it commits.
+        while self.leads(term) && self.0.consensus.linearize().await.is_err() {
+            tokio::time::sleep(self.0.plan_every).await;
+        }
+        let mut memory = Memory::new(self.0.limits);
+        let mut sweep = Sweep::default();
+        let mut again = false;
+        loop {
+            if !again {
+                // Both a plan in time and a plan at once are plans.
+                let _elapsed = tokio::time::timeout(self.0.plan_every, self.0.urgent.notified()).await;
+            }
+            if !self.leads(term) {
+                tracing::info!(term, "this node no longer leads");
+                return;
+            }
+            again = self.plan(&mut memory).await;
+            self.roll_up(&mut sweep).await;
+        }
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        let leadership = self.0.consensus.leadership();
+        let metrics = leadership.borrow();
+        metrics.current_leader == Some(self.0.consensus.node()) && metrics.current_term == term
+    }
+
+    /// One step of adding up old usage, if any is due.
+    async fn roll_up(&self, sweep: &mut Sweep) {
+        let published = self.0.consensus.state();
+        let due = sweep.next(&published.state, self.0.retention, self.0.consensus.now());
+        let Some(command) = due else { return };
+        match self.0.consensus.propose(Command::Ledger(command)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(rejection)) => tracing::warn!(%rejection, "rolling up usage was refused"),
+            Err(error @ ProposeError::TooNew { .. }) => tracing::debug!(%error, "rolling up usage waits"),
+            Err(error) => tracing::warn!(%error, "rolling up usage could not be committed"),
+        }
+    }
+
+    /// Whether the next plan is due at once: this one was full, and all of it was done.
+    async fn plan(&self, memory: &mut Memory) -> bool {
+        // Only a leader that a quorum follows plans: one that is cut off would take all others for dead. A request
+        // may wait for this plan, so a word from a moment ago will do.
+        let (consensus, fresh) = (&self.0.consensus, self.0.limits.down_after.to_duration() / QUORUM_FRESH);
+        if !consensus.heard_quorum_within(fresh) && consensus.linearize().await.is_err() {
+            return false;
         }
         let published = self.0.consensus.state();
         let observed = self.0.observations.observed();
-        let now = muster_consensus::now();
+        let now = self.0.consensus.now();
         let commands = planner::plan(&published.state, &observed, memory, now, &mut random::id);
         if commands.is_empty() {
-            return;
+            return false;
         }
         match self.0.consensus.propose_all(commands).await {
             Ok(answers) => {
-                for rejection in answers.into_iter().filter_map(Result::err) {
+                let mut refused = answers.into_iter().filter_map(Result::err).peekable();
+                let done = refused.peek().is_none();
+                for rejection in refused {
                     tracing::debug!(%rejection, "a planned command was refused; the next plan sees why");
                 }
+                done && memory.is_full()
             }
-            Err(error) => tracing::warn!(%error, "a plan could not be committed"),
+            Err(error) => {
+                match error {
+                    ProposeError::TooNew { .. } => tracing::debug!(%error, "a plan waits for all members"),
+                    _ => tracing::warn!(%error, "a plan could not be committed"),
+                }
+                false
+            }
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
 
 use muster_core::ClusterState;
 use muster_core::ids::{InstanceId, NodeId};
 use muster_core::observation::{Heard, InstanceLoad, NodeReport, Observed};
 use muster_core::units::Millis;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// One instance's load, as it is shown to users.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_api as api;
+use muster_core::Reply;
 use muster_core::accounts::{self, Account, Action, Command, KeyHash, Pattern, SECRET_BYTES};
 use muster_core::ids::{AccountName, KeyId};
 use muster_core::rejection::{Kind, Rejection};
@@ -166,7 +167,11 @@ fn action(action: &api::Action) -> Action {
 }
 
 async fn propose(app: &App, command: Command) -> Result<(), ApiError> {
-    app.consensus.propose(muster_core::Command::Accounts(command)).await??;
+    let reply = app.consensus.propose(muster_core::Command::Accounts(command)).await??;
+    if reply == Reply::Revoked {
+        // Who reads the acknowledgement relies on it, whichever node is asked next.
+        app.consensus.settle_permissions().await;
+    }
     Ok(())
 }
 

@@ -1,8 +1,13 @@
 //! The cluster's members and hosts.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use muster_api as api;
+use muster_core::ids::NodeId;
+use muster_core::members::Enrolled;
+use muster_core::version::Step;
 
 use super::App;
 use super::convert;
@@ -21,27 +26,67 @@ pub(super) async fn cluster(
     let status = app.consensus.status();
     let published = app.consensus.state();
     let leader_view = app.controller.applied_by_node().await;
-    let nodes = status.members.iter().map(|(id, member)| {
-        let known = published.state.nodes.get(*id);
+    let state = &published.state;
+    let applied = |id: NodeId| {
+        let member = status.members.get(&id)?;
+        member.matched.or_else(|| leader_view.get(&id).copied())
+    };
+    let furthest = status.members.keys().filter_map(|id| applied(*id)).max();
+    let said = app.consensus.members_support();
+    let support = |id: NodeId| said.get(&id).copied().flatten();
+    let member = |id: NodeId, address: &str, role: &str| {
+        let known = state.nodes.get(id);
+        let leaving = state.members.removal(id).is_some() && role != "leader";
         api::ClusterNode {
             id: id.0,
-            address: known.map_or_else(|| member.member.http.clone(), |node| node.profile.http.clone()),
-            role: match (status.leader == Some(*id), member.voter) {
+            address: known.map_or_else(|| address.to_owned(), |node| node.profile.http.clone()),
+            role: if leaving { "removing" } else { role }.to_owned(),
+            condition: known.map_or_else(|| "unknown".to_owned(), |node| convert::condition(node.condition)),
+            applied: applied(id),
+            lag: furthest.zip(applied(id)).map(|(furthest, applied)| furthest - applied),
+            version: known.map(|node| node.profile.version.clone()),
+            versions: support(id).map(|support| api::VersionRange {
+                oldest: support.range.oldest.0,
+                newest: support.range.newest.0,
+            }),
+        }
+    };
+    let enrolled: BTreeMap<NodeId, &Enrolled> = state.members.enrolled().collect();
+    let members = status.members.iter().filter(|(id, _)| !state.members.is_removed(**id));
+    let mut nodes: Vec<api::ClusterNode> = members
+        .map(|(id, status_of)| {
+            let joining = enrolled.contains_key(id) && state.nodes.get(*id).is_none();
+            let role = match (status.leader == Some(*id), status_of.voter) {
                 (true, _) => "leader",
                 (false, true) => "voter",
+                (false, false) if joining => "joining",
                 (false, false) => "learner",
-            }
-            .to_owned(),
-            condition: known.map_or_else(|| "unknown".to_owned(), |node| convert::condition(node.condition)),
-            applied: member.matched.or_else(|| leader_view.get(id).copied()),
-        }
-    });
+            };
+            member(*id, &status_of.member.http, role)
+        })
+        .collect();
+    let missing = enrolled.iter().filter(|(id, _)| !status.members.contains_key(*id));
+    nodes.extend(missing.map(|(id, enrolled)| member(*id, &enrolled.addresses.http, "joining")));
+    nodes.sort_by_key(|node| node.id);
     Ok(Json(api::Cluster {
         cluster_id: published.state.cluster.map(|id| id.to_string()),
         leader: status.leader.map(|id| id.0),
         term: status.term,
-        nodes: nodes.collect(),
+        version: state.version.get().0,
+        next_version: next_version(app.consensus.next_version()),
+        digest: published.digest.map(|digest| api::AppliedDigest {
+            index: published.applied_index(),
+            digest: digest.to_string(),
+        }),
+        nodes,
     }))
+}
+
+fn next_version(step: Step) -> Option<api::NextVersion> {
+    let Step::Held { to, by } = step else { return None };
+    let held_back_by =
+        by.into_iter().map(|(node, why)| api::HeldBack { node: node.0, reason: why.to_string() });
+    Some(api::NextVersion { version: to.0, held_back_by: held_back_by.collect() })
 }
 
 pub(super) async fn nodes(

@@ -1,8 +1,8 @@
 //! Between wire types and domain types. Explicit, so neither drags the other along.
 
 use muster_api as api;
-use muster_core::functions::{self, Function, InvalidSpec, ScalingPolicy, Source, Spec};
-use muster_core::ids::{AccountName, FunctionName, InstanceId};
+use muster_core::functions::{self, Function, InvalidSpec, KeepAlive, ScalingPolicy, Source, Spec};
+use muster_core::ids::{AccountName, FunctionName, InstanceId, PackageDigest};
 use muster_core::instances::{DecidedAction, Decision, Instance, Phase, Trigger};
 use muster_core::units::{Millis, Timestamp};
 use muster_core::{ClusterState, accounts, nodes};
@@ -16,6 +16,13 @@ pub(crate) fn time(at: Timestamp) -> String {
     }
 }
 
+/// RFC 3339 in UTC with nanoseconds.
+pub(crate) fn time_ns(at: u64) -> String {
+    // Up to the year 2554.
+    let moment = jiff::Timestamp::from_nanosecond(i128::from(at)).unwrap_or(jiff::Timestamp::MAX);
+    format!("{moment:.9}")
+}
+
 /// Parses RFC 3339, or a date, meaning its first moment in UTC.
 pub(crate) fn parse_time(field: &str, text: &str) -> Result<Timestamp, String> {
     let full = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
@@ -27,11 +34,15 @@ pub(crate) fn parse_time(field: &str, text: &str) -> Result<Timestamp, String> {
 
 pub(crate) fn spec_from_api(spec: api::FunctionSpec) -> Result<Spec, InvalidSpec> {
     let invalid = |field: &str, problem: &str| InvalidSpec { field: field.into(), problem: problem.into() };
-    let source = match (spec.image, spec.command) {
-        (Some(image), None) => Source::Image(image),
-        (None, Some(command)) => Source::Command(command),
-        (Some(_), Some(_)) => return Err(invalid("image", "give either `image` or `command`, not both")),
-        (None, None) => return Err(invalid("image", "give `image` (docker) or `command` (process)")),
+    let package = spec.package.as_deref().map(str::parse::<PackageDigest>).transpose();
+    let package = package.map_err(|error| invalid("package", error.rule))?;
+    let source = match (spec.image, spec.command, package) {
+        (Some(image), None, None) => Source::Image(image),
+        (None, Some(command), None) => Source::Command(command),
+        (Some(image), None, Some(package)) => Source::PackagedImage { package, image },
+        (None, Some(command), Some(package)) => Source::PackagedCommand { package, command },
+        (Some(_), Some(_), _) => return Err(invalid("image", "give either `image` or `command`, not both")),
+        (None, None, _) => return Err(invalid("image", "give `image` (docker) or `command` (process)")),
     };
     let target = spec.scaling.target_utilization;
     if !(0.001..=1.0).contains(&target) {
@@ -50,9 +61,13 @@ pub(crate) fn spec_from_api(spec: api::FunctionSpec) -> Result<Spec, InvalidSpec
         scaling: ScalingPolicy {
             min: spec.scaling.min,
             max: spec.scaling.max,
+            step: spec.scaling.step,
             target_permille: permille(target),
             window: Millis(spec.scaling.window_ms),
-            keep_alive: Millis(spec.scaling.keep_alive_ms),
+            keep_alive: match spec.scaling.keep_alive_ms {
+                api::KeepAlive::Millis(millis) => KeepAlive::Fixed(Millis(millis)),
+                api::KeepAlive::Named(api::NamedKeepAlive::Adaptive) => KeepAlive::Adaptive,
+            },
         },
         max_waiting: spec.queue.max_waiting,
         payer: match spec.payer {
@@ -80,13 +95,10 @@ pub(crate) fn ratio(permille: u32) -> f64 {
 }
 
 pub(crate) fn spec_to_api(spec: &Spec) -> api::FunctionSpec {
-    let (image, command) = match &spec.source {
-        Source::Image(image) => (Some(image.clone()), None),
-        Source::Command(command) => (None, Some(command.clone())),
-    };
     api::FunctionSpec {
-        image,
-        command,
+        image: spec.source.image().map(str::to_owned),
+        command: spec.source.command().map(<[String]>::to_vec),
+        package: spec.source.package().map(|package| package.to_string()),
         env: spec.env.clone(),
         port: spec.port,
         readiness_path: spec.readiness_path.clone(),
@@ -98,9 +110,13 @@ pub(crate) fn spec_to_api(spec: &Spec) -> api::FunctionSpec {
         scaling: api::Scaling {
             min: spec.scaling.min,
             max: spec.scaling.max,
+            step: spec.scaling.step,
             target_utilization: ratio(spec.scaling.target_permille),
             window_ms: spec.scaling.window.0,
-            keep_alive_ms: spec.scaling.keep_alive.0,
+            keep_alive_ms: match spec.scaling.keep_alive {
+                KeepAlive::Fixed(span) => api::KeepAlive::Millis(span.0),
+                KeepAlive::Adaptive => api::KeepAlive::ADAPTIVE,
+            },
         },
         queue: api::Queue { max_waiting: spec.max_waiting },
         payer: match spec.payer {
@@ -185,6 +201,7 @@ pub(crate) fn instance(id: InstanceId, instance: &Instance, load: Option<(u32, u
             Trigger::Queued => "queued",
             Trigger::Utilization => "utilization",
             Trigger::Rollout => "rollout",
+            Trigger::Prewarm => "prewarm",
         }
         .to_owned(),
         reason: instance.reason.clone(),
@@ -267,8 +284,13 @@ mod tests {
 
     #[test]
     fn specs_survive_the_round_trip() {
-        let spec: api::FunctionSpec = serde_json::from_str(r#"{"image":"a:b","idempotent":true}"#).unwrap();
-        assert_eq!(spec_to_api(&spec_from_api(spec.clone()).unwrap()), spec);
+        for json in [
+            r#"{"image":"a:b","idempotent":true}"#,
+            r#"{"image":"a:b","scaling":{"keep_alive_ms":"adaptive","step":3}}"#,
+        ] {
+            let spec: api::FunctionSpec = serde_json::from_str(json).unwrap();
+            assert_eq!(spec_to_api(&spec_from_api(spec.clone()).unwrap()), spec);
+        }
     }
 
     #[test]
@@ -279,6 +301,8 @@ mod tests {
             (r#"{"image":"a","scaling":{"target_utilization":0}}"#, "scaling.target_utilization"),
             (r#"{"image":"a","scaling":{"target_utilization":1.5}}"#, "scaling.target_utilization"),
             (r#"{"image":"a","concurrency":0}"#, "concurrency"),
+            (r#"{"image":"a","scaling":{"step":0}}"#, "scaling.step"),
+            (r#"{"image":"a","scaling":{"keep_alive_ms":18446744073709551615}}"#, "scaling.keep_alive_ms"),
         ] {
             let spec: api::FunctionSpec = serde_json::from_str(json).unwrap();
             assert_eq!(spec_from_api(spec).unwrap_err().field, field, "{json}");

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
+use muster_core::mutant;
 
 use super::App;
 
@@ -15,7 +16,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// Ready means a recent round trip to a quorum, not what this node believes about itself.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
-    match app.consensus.has_quorum() {
+    match app.consensus.has_quorum() || mutant!("readyz-without-quorum") {
         true => "ok\n".into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, "no recent round trip to a quorum\n").into_response(),
     }
@@ -27,6 +28,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     app.gateway.render_metrics(&mut text);
     let raft = app.consensus.log_metrics();
     let state = app.consensus.state();
+    let (packages_here, package_bytes_here) = app.packages.held();
     let live = state.state.instances.live().count();
     let leading = u8::from(app.consensus.is_leader());
     let quorum = u8::from(app.consensus.has_quorum());
@@ -41,7 +43,28 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
             raft.last_log_index.unwrap_or(0),
         ),
         ("muster_raft_applied_index", "counter", "The last entry applied here.", state.applied_index()),
+        (
+            "muster_cluster_version",
+            "gauge",
+            "The cluster version in effect, as applied here.",
+            u64::from(state.state.version.get().0),
+        ),
+        (
+            "muster_cluster_version_newest",
+            "gauge",
+            "The newest cluster version that this node supports.",
+            u64::from(app.consensus.supported().newest.0),
+        ),
         ("muster_functions", "gauge", "Functions in the cluster.", state.state.functions.len() as u64),
+        (
+            "muster_log_readers",
+            "gauge",
+            "Readers of instances' output that have asked this node.",
+            app.logs.readers() as u64,
+        ),
+        ("muster_packages", "gauge", "Packages that the cluster keeps.", state.state.packages.len() as u64),
+        ("muster_packages_here", "gauge", "Packages on this node's disk.", packages_here),
+        ("muster_packages_here_bytes", "gauge", "Bytes of packages on this node's disk.", package_bytes_here),
         ("muster_instances_live", "gauge", "Live instances in the cluster.", live as u64),
         (
             "muster_storage_bytes",

@@ -1,13 +1,18 @@
 //! The admin API: everything under `/v1`, health and metrics. Invocations do not come through here.
 
 mod accounts;
+mod applied;
+mod backup;
 mod cluster;
 mod convert;
 mod extract;
 mod functions;
 mod health;
 mod instances;
+mod logs;
+mod members;
 mod openapi;
+mod packages;
 mod problem;
 mod usage;
 
@@ -19,8 +24,12 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::{Method, Uri};
 use muster_consensus::Consensus;
 use muster_gateway::Gateway;
+use tokio_util::sync::CancellationToken;
 
 use crate::controller::Controller;
+use crate::logs::Logs;
+use crate::packages::Packages;
+pub(crate) use convert::time;
 use problem::ApiError;
 
 /// What handlers need. A clone is a handle.
@@ -30,12 +39,25 @@ pub(crate) struct App {
     pub(crate) controller: Controller,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) store: muster_storage::Store,
+    /// Of the cluster's certificates, for tokens to name; none where nodes have none.
+    pub(crate) authority: Option<muster_tls::Fingerprint>,
+    pub(crate) logs: Logs,
+    pub(crate) packages: Packages,
+    /// Ends answers that would not end by themselves.
+    pub(crate) stop: CancellationToken,
 }
+
+/// What rests on the replicated state.
+const VERSIONED: &str = "/v1/";
 
 pub(crate) fn router(app: App) -> Router {
     let routes = routes().into_iter();
+    let show_applied = axum::middleware::map_response_with_state(app.clone(), applied::show);
     routes
-        .fold(Router::new(), |router, route| router.route(route.path, route.service))
+        .fold(Router::new(), |router, route| match route.path.starts_with(VERSIONED) {
+            true => router.route(route.path, route.service.layer(show_applied.clone())),
+            false => router.route(route.path, route.service),
+        })
         .fallback(|uri: Uri| async move { ApiError::no_such_path(&uri) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             ApiError::method_not_allowed(&method, &uri)
@@ -69,11 +91,20 @@ fn routes() -> Vec<Route> {
         route(M::GET, "/metrics", health::metrics),
         route(M::GET, "/openapi.json", openapi::serve),
         route(M::GET, "/v1/cluster", cluster::cluster),
+        route(M::GET, "/v1/cluster/backup", backup::backup),
+        route(M::POST, "/v1/cluster/tokens", members::create_token),
+        route(M::DELETE, "/v1/cluster/nodes/{id}", members::remove),
+        route(M::POST, "/v1/cluster/transfer", members::transfer),
         route(M::GET, "/v1/nodes", cluster::nodes),
+        route(M::PUT, "/v1/nodes/{id}/drain", members::drain),
+        route(M::DELETE, "/v1/nodes/{id}/drain", members::undrain),
         route(M::GET, "/v1/functions", functions::list),
         route(M::PUT, "/v1/functions/{name}", functions::put),
         route(M::GET, "/v1/functions/{name}", functions::get),
         route(M::DELETE, "/v1/functions/{name}", functions::delete),
+        route(M::GET, "/v1/functions/{name}/logs", logs::read),
+        route(M::GET, "/v1/packages", packages::list),
+        route(M::PUT, "/v1/packages/{digest}", packages::put),
         route(M::GET, "/v1/instances", instances::list),
         route(M::GET, "/v1/decisions", instances::decisions),
         route(M::POST, "/v1/accounts", accounts::create),

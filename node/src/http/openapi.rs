@@ -61,12 +61,18 @@ fn components() -> Components {
     with::<api::Cluster>(&mut schemas);
     with::<api::CreateAccount>(&mut schemas);
     with::<api::CreateKey>(&mut schemas);
+    with::<api::CreateToken>(&mut schemas);
     with::<api::CreatedKey>(&mut schemas);
+    with::<api::CreatedToken>(&mut schemas);
+    with::<api::Transfer>(&mut schemas);
+    with::<api::Transferred>(&mut schemas);
     with::<api::Decision>(&mut schemas);
     with::<api::Function>(&mut schemas);
     with::<api::Grain>(&mut schemas);
     with::<api::Instance>(&mut schemas);
+    with::<api::LogLine>(&mut schemas);
     with::<api::Node>(&mut schemas);
+    with::<api::Package>(&mut schemas);
     with::<api::Problem>(&mut schemas);
     with::<api::PutGrant>(&mut schemas);
     with::<api::Usage>(&mut schemas);
@@ -151,6 +157,10 @@ mod tests {
                 answers.keys().any(|status| status.starts_with('2') || *status == "default"),
                 "{at}: never succeeds"
             );
+            let shows_index = |answer: &Value| answer["headers"].get("Muster-Applied").is_some();
+            let versioned = path.starts_with(super::super::VERSIONED);
+            let done = answers.iter().find(|(status, _)| status.starts_with('2'));
+            assert_eq!(done.is_some_and(|(_, answer)| shows_index(answer)), versioned, "{at}");
             let keyed = !operation["security"].as_array().unwrap().is_empty();
             assert_eq!(answers.contains_key("401"), keyed, "{at}");
         }

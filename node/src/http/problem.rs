@@ -26,12 +26,21 @@ pub(crate) enum ApiError {
     Forbidden(String),
     #[error("{0}")]
     NotFound(String),
+    /// The cluster is not in a state for it.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Unavailable(String),
     #[error("{0}")]
     MethodNotAllowed(String),
     #[error("the body exceeds {max_bytes} bytes")]
     TooLarge { max_bytes: usize },
     #[error("the body was not there after {} s", limit.as_secs())]
     TooSlow { limit: Duration },
+    #[error("{max} {what} are being written by this node already")]
+    TooMany { what: &'static str, max: usize },
+    #[error("{0}")]
+    Overloaded(&'static str),
     #[error("{0}")]
     Rejected(#[from] Rejection),
     #[error("{0}")]
@@ -66,10 +75,13 @@ impl ApiError {
                 (StatusCode::UNAUTHORIZED, "Not authenticated")
             }
             ApiError::Forbidden(_) => (StatusCode::FORBIDDEN, "Not permitted"),
+            ApiError::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
+            ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "Not now"),
             ApiError::NotFound(_) => (StatusCode::NOT_FOUND, "Not found"),
             ApiError::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             ApiError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large"),
             ApiError::TooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, "Request body too slow"),
+            ApiError::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             ApiError::Rejected(rejection) => match rejection {
                 Rejection::NotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
                 Rejection::Exists { .. } | Rejection::Conflict(_) | Rejection::Stale(_) => {
@@ -82,7 +94,11 @@ impl ApiError {
             ApiError::Propose(ProposeError::TooLarge { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "Change too large")
             }
-            ApiError::Propose(ProposeError::Overloaded) => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            // Not for a moment: some node must be upgraded first.
+            ApiError::Propose(ProposeError::TooNew { .. }) => (StatusCode::CONFLICT, "Upgrade not finished"),
+            ApiError::Propose(ProposeError::Overloaded) | ApiError::Overloaded(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, "Overloaded")
+            }
             ApiError::Propose(_) | ApiError::Read(_) => (StatusCode::SERVICE_UNAVAILABLE, "No quorum"),
         }
     }
@@ -112,5 +128,29 @@ impl IntoResponse for ApiError {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"muster\""));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use muster_core::ids::NodeId;
+    use muster_core::version::{Obstacle, Version};
+
+    use super::*;
+
+    #[test]
+    fn what_an_older_member_cannot_read_is_a_conflict_that_names_it() {
+        let by = BTreeMap::from([(NodeId(2), Obstacle::Silent), (NodeId(3), Obstacle::Holds)]);
+        let error = ProposeError::TooNew { since: Version(3), in_effect: Version(2), by };
+        let error = ApiError::from(error);
+        assert_eq!(error.status(), (StatusCode::CONFLICT, "Upgrade not finished"));
+        assert_eq!(
+            error.to_string(),
+            "the cluster is still at version 2, and this needs version 3; held back by: node 2 does not say what \
+             it supports, node 3 has `raft.hold_version` set"
+        );
+        assert!(error.into_response().headers().get(header::RETRY_AFTER).is_none(), "it takes an operator");
     }
 }

@@ -21,10 +21,18 @@ pub enum StoreError {
     )]
     NewerFormat { file: PathBuf, found: u32, supported: u32 },
     #[error(
-        "the store in {} is corrupt ({what}): this replica is lost. It must not serve or vote; \
-         move the directory away and let the node rejoin under a fresh id", dir.display()
+        "the store in {} is corrupt ({what}): this replica is lost. It must not serve or vote. Move the \
+         directory away, and have the cluster take another node in its place (`muster cluster replace`)",
+        dir.display()
     )]
     Corrupt { dir: PathBuf, what: String },
+    #[error("{} is not empty: it holds `{found}`", dir.display())]
+    NotEmpty { dir: PathBuf, found: String },
+    #[error(
+        "{} was being restored from a backup, and that did not come to its end: empty the directory and restore \
+         again", dir.display()
+    )]
+    Incomplete { dir: PathBuf },
     #[error("cannot open the database in {}", dir.display())]
     Open { dir: PathBuf, source: sled::Error },
     #[error("cannot read {what}")]
@@ -37,6 +45,10 @@ pub enum StoreError {
     OtherNode { dir: PathBuf, owner: NodeId, claimed: NodeId },
     #[error("the usage journal is full: {records} records, {bytes} bytes are waiting to be removed")]
     JournalFull { records: usize, bytes: usize },
+    #[error(
+        "the snapshot {id} arrived damaged: {bytes} bytes are here and {sent_bytes} were sent, or their hash differs"
+    )]
+    Mismatch { id: String, bytes: u64, sent_bytes: u64 },
     #[error("the store is closed")]
     Closed,
 }
@@ -44,11 +56,10 @@ pub enum StoreError {
 impl StoreError {
     /// A failed read. What sled finds corrupt only then is no less corrupt.
     pub(crate) fn read(dir: &Path, what: &'static str, source: sled::Error) -> StoreError {
-        match source {
-            sled::Error::Corruption { .. } => {
-                StoreError::Corrupt { dir: dir.to_owned(), what: format!("{what}: {source}") }
-            }
-            source => StoreError::Read { what, source },
+        if means_corruption(&source) {
+            StoreError::Corrupt { dir: dir.to_owned(), what: format!("{what}: {source}") }
+        } else {
+            StoreError::Read { what, source }
         }
     }
 
@@ -65,5 +76,15 @@ impl StoreError {
     /// The error as openraft wants it, from a write of the vote.
     pub(crate) fn writing_vote<N: openraft::NodeId>(self) -> StorageError<N> {
         StorageIOError::write_vote(AnyError::new(&self)).into()
+    }
+}
+
+/// Whether sled says that its file is not what it wrote. A file that was cut off it finds too short only
+/// once it reads what lay behind the cut.
+pub(crate) fn means_corruption(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => true,
+        sled::Error::Io(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+        _ => false,
     }
 }

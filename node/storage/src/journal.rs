@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use muster_core::mutant;
 use tokio::sync::oneshot;
 
 use crate::codec;
+use crate::database::Database;
 use crate::durability::Writer;
 use crate::error::StoreError;
 use crate::keys::{self, Key, Kind, RECORD_MAX};
@@ -137,14 +139,20 @@ impl Waiting {
 }
 
 impl State {
-    pub(crate) fn load(db: &sled::Db, dir: &Path) -> Result<State, StoreError> {
+    pub(crate) fn load(db: &Database, dir: &Path) -> Result<State, StoreError> {
         let removed = match keys::get(db, dir, Kind::JournalRemoved, 0)? {
             Some(mark) => keys::decode(dir, "the journal's mark", &[MARK_FORMAT], &mark)?,
             None => 0,
         };
         let mut waiting = Waiting { records: VecDeque::new(), bytes: 0, next: 0, durable: 0, removed };
-        for record in keys::scan(db, dir, Kind::Journal, removed + 1, u64::MAX) {
+        let left = keys::scan(db, dir, Kind::Journal, removed + 1, u64::MAX);
+        for record in left.filter(|_| !mutant!("journal-not-replayed")) {
             let (sequence, record) = record?;
+            let expected = waiting.records.back().map_or(removed, |(last, _)| *last) + 1;
+            if sequence != expected {
+                let what = format!("usage record {expected} is missing from its database file `db`");
+                return Err(StoreError::Corrupt { dir: dir.to_owned(), what });
+            }
             waiting.bytes += record.len();
             waiting.records.push_back((sequence, record.len()));
         }

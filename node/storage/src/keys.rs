@@ -8,13 +8,17 @@
 //! writes a leaf above 128 KiB to a blob file that it never syncs. So it is the *leaf* that must stay
 //! small: seventeen values of 64 KiB make one of a megabyte. Records of up to [`RECORD_MAX`] are
 //! therefore kept as parts of at most [`PART_MAX`], and no leaf can outgrow a segment.
+//!
+//! **Seals.** A record ends with a CRC-32 over its key and itself. sled has checksums of what it writes, none of
+//! what it puts together from that.
 
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use sled::{IVec, Tree};
+use sled::IVec;
 
 use crate::codec;
+use crate::database::{Database, Pairs};
 use crate::durability::{Change, Writer};
 use crate::error::StoreError;
 
@@ -37,12 +41,19 @@ pub(crate) enum Kind {
     Identity = 4,
     JournalRemoved = 5,
     SnapshotManifest = 6,
+    SnapshotPending = 7,
+    /// How many rounds the durability thread has made durable.
+    Round = 8,
     Log = 16,
     Journal = 17,
     SnapshotChunk = 18,
 }
 
 const KEY_BYTES: usize = 13;
+
+/// In the first byte of each part of a record that ends with a seal. Those of store format 1 have none.
+const SEALED: u8 = 0x80;
+const SEAL_BYTES: usize = 4;
 
 /// One key of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +86,10 @@ impl Key {
         u64::from_be_bytes(self.0[1..9].try_into().expect("eight bytes of thirteen"))
     }
 
+    pub(crate) fn is(self, kind: Kind) -> bool {
+        self.0[0] == kind as u8
+    }
+
     pub(crate) fn part(self) -> u32 {
         u32::from_be_bytes(self.0[9..].try_into().expect("four bytes of thirteen"))
     }
@@ -92,35 +107,42 @@ impl From<Key> for IVec {
     }
 }
 
-/// The changes that store a record. Each part begins with the number of parts after it.
+/// The changes that store a record. Each part begins with the number of parts after it, and [`SEALED`].
 pub(crate) fn put(kind: Kind, id: u64, record: &[u8]) -> impl Iterator<Item = Change> {
     assert!(!record.is_empty() && record.len() <= RECORD_MAX, "checked where the record was made");
-    let parts = record.chunks(PART_MAX - 1);
+    let sealed = [record, &seal(kind, id, record)].concat();
+    let parts: Vec<Vec<u8>> = sealed.chunks(PART_MAX - 1).map(<[u8]>::to_vec).collect();
     let last = parts.len() - 1;
-    parts.enumerate().map(move |(part, bytes)| {
-        let after = u8::try_from(last - part).expect("RECORD_MAX is below 255 parts");
-        let mut value = Vec::with_capacity(1 + bytes.len());
-        value.push(after);
-        value.extend_from_slice(bytes);
-        let part = u32::try_from(part).expect("below 255");
+    parts.into_iter().enumerate().map(move |(part, mut value)| {
+        let after = u8::try_from(last - part).expect("RECORD_MAX is below 128 parts");
+        value.insert(0, after | SEALED);
+        let part = u32::try_from(part).expect("below 128");
         Change::Put { key: Key::new(kind, id, part), value }
     })
 }
 
+/// Of a record and where it belongs.
+fn seal(kind: Kind, id: u64, record: &[u8]) -> [u8; SEAL_BYTES] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&Key::first(kind, id).0);
+    hasher.update(record);
+    hasher.finalize().to_le_bytes()
+}
+
 /// The record under `id`, if there is one.
-pub(crate) fn get(tree: &Tree, dir: &Path, kind: Kind, id: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut records = scan(tree, dir, kind, id, id.saturating_add(1));
+pub(crate) fn get(db: &Database, dir: &Path, kind: Kind, id: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut records = scan(db, dir, kind, id, id.saturating_add(1));
     records.next().transpose().map(|found| found.map(|(_, record)| record))
 }
 
 /// The records with ids in `from..to`, in order.
-pub(crate) fn scan<'a>(tree: &Tree, dir: &'a Path, kind: Kind, from: u64, to: u64) -> Records<'a> {
-    Records { pairs: tree.range(Key::first(kind, from)..Key::first(kind, to)), dir, kind }
+pub(crate) fn scan<'a>(db: &Database, dir: &'a Path, kind: Kind, from: u64, to: u64) -> Records<'a> {
+    Records { pairs: db.range(Key::first(kind, from), Key::first(kind, to)), dir, kind }
 }
 
 /// Whole records, put together from their parts.
 pub(crate) struct Records<'a> {
-    pairs: sled::Iter,
+    pairs: Pairs,
     dir: &'a Path,
     kind: Kind,
 }
@@ -151,15 +173,26 @@ impl Records<'_> {
 
     fn assemble(&mut self, id: u64, first: &[u8]) -> Result<(u64, Vec<u8>), StoreError> {
         let incomplete = format!("record {id} of kind {:?} is incomplete", self.kind);
-        let Some((&after, head)) = first.split_first() else { return Err(self.corrupt(incomplete)) };
+        let Some((&first, head)) = first.split_first() else { return Err(self.corrupt(incomplete)) };
+        let (sealed, after) = (first & SEALED, first & !SEALED);
         let mut record = head.to_vec();
         for left in (0..after).rev() {
             let expected = Key::new(self.kind, id, u32::from(after - left));
             match self.next_part().transpose()? {
-                Some((key, value)) if key == expected && value.first() == Some(&left) => {
+                Some((key, value)) if key == expected && value.first() == Some(&(left | sealed)) => {
                     record.extend_from_slice(&value[1..]);
                 }
                 _ => return Err(self.corrupt(incomplete)),
+            }
+        }
+        if sealed != 0 {
+            let Some(length) = record.len().checked_sub(SEAL_BYTES) else {
+                return Err(self.corrupt(incomplete));
+            };
+            let found = record.split_off(length);
+            if found != seal(self.kind, id, &record) {
+                let what = format!("record {id} of kind {:?} has a wrong checksum", self.kind);
+                return Err(self.corrupt(what));
             }
         }
         Ok((id, record))
@@ -171,8 +204,8 @@ impl Records<'_> {
 }
 
 /// The greatest id of a kind.
-pub(crate) fn last_id(tree: &Tree, dir: &Path, kind: Kind) -> Result<Option<u64>, StoreError> {
-    let last = tree.range(Key::first(kind, 0)..Key::end(kind)).next_back();
+pub(crate) fn last_id(db: &Database, dir: &Path, kind: Kind) -> Result<Option<u64>, StoreError> {
+    let last = db.range(Key::first(kind, 0), Key::end(kind)).next_back();
     let last = last.transpose().map_err(|source| StoreError::read(dir, "the last record", source))?;
     Ok(last.and_then(|(key, _)| Key::parse(&key)).map(Key::id))
 }

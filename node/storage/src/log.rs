@@ -3,6 +3,9 @@
 //! The tail of the log is kept in memory: entries that are not durable yet, always, and as many of
 //! the durable ones as `CACHE_BYTES` and `CACHE_ENTRIES` allow. Replication and apply read it
 //! from there; what is older comes from the database, which by then has it.
+//!
+//! Each entry's record names the checksum of the one before. So a log that was put together from what was
+//! written at different times, or that lacks something, is found to be corrupt when it is opened.
 
 mod cache;
 
@@ -11,21 +14,26 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use muster_core::mutant;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, RaftTypeConfig, StorageError};
 use openraft::{StorageIOError, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::cache::Cache;
+use self::cache::{Cache, Stored};
 use crate::codec;
+use crate::database::Database;
 use crate::durability::Change;
 use crate::error::StoreError;
 use crate::keys::{self, Key, Kind, RECORD_MAX};
 use crate::store::{Inner, Store};
 
-/// Format of log entries. History: 1, 2026-11: `openraft::Entry` of 0.9.
-pub(crate) const ENTRY_FORMAT: u8 = 1;
+/// Format of log entries. History:
+/// * 1, 2026-11: `openraft::Entry` of 0.9;
+/// * 2, 2026-11: before it the CRC-32 of the record of the entry before; zero where there was none.
+pub(crate) const ENTRY_FORMAT: u8 = 2;
+pub(crate) const UNLINKED_ENTRY_FORMAT: u8 = 1;
 
 /// Format of the vote and of log ids (committed, purged). History: 1, 2026-11: those of openraft 0.9.
 pub(crate) const MARK_FORMAT: u8 = 1;
@@ -50,6 +58,8 @@ struct State<C: RaftTypeConfig> {
     committed: Option<LogId<C::NodeId>>,
     purged: Option<LogId<C::NodeId>>,
     last: Option<LogId<C::NodeId>>,
+    /// The checksum of the last entry's record; none if the log is empty.
+    last_crc: Option<u32>,
     cache: Cache<Entry<C>>,
 }
 
@@ -64,21 +74,28 @@ where
         let committed = load_mark(db, dir, Kind::Committed, "the committed log id")?;
         let purged: Option<LogId<C::NodeId>> = load_mark(db, dir, Kind::Purged, "the purged log id")?;
         let first = purged.as_ref().map_or(0, |id| id.index + 1);
-        let last = match keys::last_id(db, dir, Kind::Log)?.filter(|index| *index >= first) {
-            Some(index) => {
-                read(store.inner(), index, index + 1, RECORD_MAX)?.pop().map(|entry: Entry<C>| entry.log_id)
-            }
-            None => purged.clone(),
+        let (last, last_crc) = match check_links(db, dir, first)? {
+            Some((index, crc)) => (read_id(db, dir, index)?, Some(crc)),
+            None => (purged.clone(), None),
         };
         // What a crash kept from being removed.
         writer.remove_in_background(Key::first(Kind::Log, 0), Key::first(Kind::Log, first))?;
         let cache = Cache::new(CACHE_BYTES, CACHE_ENTRIES);
-        let state = Arc::new(Mutex::new(State { vote, committed, purged, last, cache }));
+        let state = Arc::new(Mutex::new(State { vote, committed, purged, last, last_crc, cache }));
         Ok(LogStore { store, state })
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The checksum of an entry's record, if there is one.
+    fn crc_of(&self, index: u64) -> Result<Option<u32>, StoreError> {
+        if let Some(crc) = self.lock().cache.crc(index) {
+            return Ok(Some(crc));
+        }
+        let Inner { db, dir, .. } = self.store.inner();
+        Ok(keys::get(db, dir, Kind::Log, index)?.map(|record| crc32fast::hash(&record)))
     }
 
     /// The entries of `start..end` that exist, in order, until `limit` bytes are reached.
@@ -158,8 +175,13 @@ where
 
     async fn save_vote(&mut self, vote: &Vote<C::NodeId>) -> Result<(), StorageError<C::NodeId>> {
         let record = encode("the vote", MARK_FORMAT, vote).map_err(StoreError::writing_vote)?;
-        let changes = keys::put(Kind::Vote, 0, &record).collect();
-        self.store.inner().writer.write(changes).await.map_err(StoreError::writing_vote)?;
+        let changes = keys::put(Kind::Vote, 0, &record).filter(|_| !mutant!("vote-not-saved")).collect();
+        let writer = &self.store.inner().writer;
+        if mutant!("vote-not-synced") {
+            writer.submit(changes, None, Box::new(|| ())).map_err(StoreError::writing_vote)?;
+        } else {
+            writer.write(changes).await.map_err(StoreError::writing_vote)?;
+        }
         self.lock().vote = Some(vote.clone());
         Ok(())
     }
@@ -192,23 +214,29 @@ where
     {
         let mut changes = Vec::new();
         let mut fresh = Vec::new();
+        // Only this and `truncate` change it, and openraft calls them one after the other.
+        let mut link = self.lock().last_crc;
         for entry in entries {
-            let record = encode("a log entry", ENTRY_FORMAT, &entry).map_err(|error| {
+            let linked = (link.unwrap_or(0), &entry);
+            let record = encode("a log entry", ENTRY_FORMAT, &linked).map_err(|error| {
                 StorageIOError::write_log_entry(entry.log_id.clone(), AnyError::new(&error))
             })?;
             changes.extend(keys::put(Kind::Log, entry.log_id.index, &record));
-            fresh.push((entry, record.len()));
+            let crc = crc32fast::hash(&record);
+            link = Some(crc);
+            fresh.push((entry, record.len(), crc));
         }
         let writer = &self.store.inner().writer;
-        let bytes = fresh.iter().map(|(_, bytes)| bytes).sum();
+        let bytes = fresh.iter().map(|(_, bytes, _)| bytes).sum();
         let room = writer.room(bytes).await.map_err(StoreError::writing_logs)?;
 
         let mut state = self.lock();
         let done = Box::new(move || callback.log_io_completed(Ok(())));
         let number = writer.submit(changes, Some(room), done).map_err(StoreError::writing_logs)?;
-        for (entry, bytes) in fresh {
+        for (entry, bytes, crc) in fresh {
             state.last = Some(entry.log_id.clone());
-            state.cache.insert(entry.log_id.index, entry, bytes, number);
+            state.last_crc = Some(crc);
+            state.cache.insert(entry.log_id.index, entry, Stored { bytes, crc, write: number });
         }
         state.cache.evict(writer.durable());
         Ok(())
@@ -223,6 +251,10 @@ where
             }
             None => None,
         };
+        let crc = match &previous {
+            Some(entry) => self.crc_of(entry.log_id.index).map_err(StoreError::reading_logs)?,
+            None => None,
+        };
         let remove = Change::Remove { from: Key::first(Kind::Log, log_id.index), to: Key::end(Kind::Log) };
         let mut state = self.lock();
         self.store
@@ -231,18 +263,22 @@ where
             .submit(vec![remove], None, Box::new(|| ()))
             .map_err(StoreError::writing_logs)?;
         state.cache.truncate(log_id.index);
+        state.last_crc = crc;
         state.last = previous.map(|entry| entry.log_id).or_else(|| state.purged.clone());
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId<C::NodeId>) -> Result<(), StorageError<C::NodeId>> {
+        let arrivals = &self.store.inner().snapshots.arrivals;
+        arrivals.purgeable(log_id.index).await.map_err(StoreError::writing_logs)?;
         // The mark is stored before anything appended from now on, so no crash leaves a hole; the
         // entries go bit by bit.
         self.put_mark(Kind::Purged, "the purged log id", &log_id).map_err(StoreError::writing_logs)?;
         let mut state = self.lock();
         state.cache.purge(log_id.index);
-        if state.last.as_ref().is_none_or(|last| last.index < log_id.index) {
+        if state.last.as_ref().is_none_or(|last| last.index <= log_id.index) {
             state.last = Some(log_id.clone());
+            state.last_crc = None;
         }
         let end = Key::first(Kind::Log, log_id.index + 1);
         state.purged = Some(log_id);
@@ -279,7 +315,7 @@ fn encode<T: Serialize>(what: &'static str, format: u8, value: &T) -> Result<Vec
 }
 
 fn load_mark<T: DeserializeOwned>(
-    db: &sled::Db,
+    db: &Database,
     dir: &Path,
     kind: Kind,
     what: &'static str,
@@ -302,7 +338,56 @@ fn read<C: RaftTypeConfig>(
         if bytes > limit && !entries.is_empty() {
             break;
         }
-        entries.push(keys::decode(&inner.dir, &format!("log entry {index}"), &[ENTRY_FORMAT], &record)?);
+        entries.push(decode(&inner.dir, index, &record)?);
     }
     Ok(entries)
+}
+
+/// The id of an entry, whose content may be of a later release.
+fn read_id<I: DeserializeOwned>(db: &Database, dir: &Path, index: u64) -> Result<Option<I>, StoreError> {
+    let Some(record) = keys::get(db, dir, Kind::Log, index)? else { return Ok(None) };
+    let id = match record.first() {
+        Some(&UNLINKED_ENTRY_FORMAT) => codec::decode_first(&[UNLINKED_ENTRY_FORMAT], &record),
+        _ => codec::decode_first(&[ENTRY_FORMAT], &record).map(|(_link, id): (u32, I)| id),
+    };
+    id.map(Some).map_err(|error| StoreError::Corrupt {
+        dir: dir.to_owned(),
+        what: format!("log entry {index}: {error}"),
+    })
+}
+
+pub(crate) fn decode<E: DeserializeOwned>(dir: &Path, index: u64, record: &[u8]) -> Result<E, StoreError> {
+    let what = format!("log entry {index}");
+    if record.first() == Some(&UNLINKED_ENTRY_FORMAT) {
+        return keys::decode(dir, &what, &[UNLINKED_ENTRY_FORMAT], record);
+    }
+    let (_link, entry): (u32, E) = keys::decode(dir, &what, &[ENTRY_FORMAT], record)?;
+    Ok(entry)
+}
+
+/// Checks that the log goes on from `first` without a gap, each entry behind the one it was written behind.
+/// Answers the last index and the checksum of its record.
+fn check_links(db: &Database, dir: &Path, first: u64) -> Result<Option<(u64, u32)>, StoreError> {
+    let corrupt = |what: String| StoreError::Corrupt { dir: dir.to_owned(), what };
+    let mut last: Option<(u64, u32)> = None;
+    for record in keys::scan(db, dir, Kind::Log, first, u64::MAX) {
+        let (index, record) = record?;
+        let expected = last.map_or(first, |(index, _)| index + 1);
+        if index != expected {
+            return Err(corrupt(format!("log entry {expected} is missing from its database file `db`")));
+        }
+        if record.first() != Some(&UNLINKED_ENTRY_FORMAT) {
+            let link: u32 = codec::decode_first(&[ENTRY_FORMAT], &record)
+                .map_err(|error| corrupt(format!("log entry {index}: {error}")))?;
+            // Before the first, and in the log of the earlier format, there may be nothing to compare.
+            if let Some((_, crc)) = last
+                && link != crc
+            {
+                let what = format!("log entry {index} was not written behind the one before it");
+                return Err(corrupt(what));
+            }
+        }
+        last = Some((index, crc32fast::hash(&record)));
+    }
+    Ok(last)
 }

@@ -4,26 +4,37 @@
 //! |---|---|---|
 //! | `lock` | ours | held for as long as the store is open |
 //! | `format` | ours | the version of the store's format, written once the first open is durable |
+//! | `witness` | ours | what the database must still have |
+//! | `restoring` | ours | there while a restore fills the directory |
 //! | `db`, `conf`, `snap.*`, `blobs/` | sled's | the database |
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec;
-use crate::durability::Change;
+use crate::database::Database;
+use crate::durability::{Change, SyncPolicy};
 use crate::error::StoreError;
 use crate::keys::{self, Kind};
+use crate::witness::Witness;
 
 /// The version of the key layout and of how records lie under it. A record's own format is its
-/// first byte. History: 1, 2026-11: the first.
-pub(crate) const FORMAT: u32 = 1;
+/// first byte. History:
+/// * 1, 2026-11: the first;
+/// * 2, 2026-11: records are sealed, rounds are numbered, and there is a file `witness`.
+pub(crate) const FORMAT: u32 = 2;
+const FORMAT_WITHOUT_WITNESS: u32 = 1;
 
 /// Format of the record that holds [`FORMAT`]. History: 1, 2026-11: the number.
 pub(crate) const RECORD_FORMAT: u8 = 1;
+
+/// There for as long as a restore is under way.
+const FILLING: &str = "restoring";
 
 const FORMAT_PREFIX: &str = "muster-storage ";
 
@@ -31,11 +42,13 @@ const FORMAT_PREFIX: &str = "muster-storage ";
 /// closes the file, on a thread of its own, and a child being forked has a copy of it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Read and written at a time as the database file is [written again](write_again).
+const REWRITE_BYTES: usize = 1 << 20;
+
 /// What an opened directory consists of.
 pub(crate) struct Opened {
-    pub(crate) db: sled::Db,
-    /// Our own handle on sled's `db` file: the one that is synced.
-    pub(crate) db_file: File,
+    pub(crate) db: Database,
+    pub(crate) witness: Witness,
     pub(crate) lock: Lock,
 }
 
@@ -54,20 +67,56 @@ impl Drop for Lock {
 
 /// Opens the directory, creating it if need be. Once it returns, the directory's entries and sled's
 /// own files are durable.
-pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
+pub(crate) fn open(dir: &Path, cache_bytes: u64, sync_policy: SyncPolicy) -> Result<Opened, StoreError> {
+    if dir.join(FILLING).exists() {
+        return Err(StoreError::Incomplete { dir: dir.to_owned() });
+    }
+    open_marked(dir, cache_bytes, sync_policy)
+}
+
+/// Marks an empty directory, creating it if need be, as one that is being filled.
+pub(crate) fn mark_as_filling(dir: &Path) -> Result<(), StoreError> {
+    create_dir(dir)?;
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let name = entry.map_err(io_error("list", dir))?.file_name();
+        // A file system of its own has it.
+        if name != "lost+found" {
+            let found = name.to_string_lossy().into_owned();
+            return Err(StoreError::NotEmpty { dir: dir.to_owned(), found });
+        }
+    }
+    let mark = dir.join(FILLING);
+    File::create_new(&mark).map_err(io_error("create", &mark))?;
+    sync(dir)
+}
+
+pub(crate) fn unmark_as_filling(dir: &Path) -> Result<(), StoreError> {
+    remove(&dir.join(FILLING))?;
+    sync(dir)
+}
+
+/// As [`open`], whether it is marked as being filled or not.
+pub(crate) fn open_marked(
+    dir: &Path,
+    cache_bytes: u64,
+    sync_policy: SyncPolicy,
+) -> Result<Opened, StoreError> {
     let created = create_dir(dir)?;
     let lock = lock(dir)?;
     let format = read_format(dir)?;
     check_database_file(dir, format)?;
     remove_partial_files(dir)?;
+    write_again(&dir.join("db"))?;
     let db = open_sled(dir, cache_bytes)?;
     let path = dir.join("db");
-    let db_file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
-    match (format, stored_format(&db, dir)?) {
-        (Some(written), Some(stored)) if written == stored => {}
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("open", &path))?;
+    let database = Database::Sled { db: db.clone(), file: Arc::new(file), sync: sync_policy };
+    match (format, stored_format(&database, dir)?) {
+        (Some(FORMAT), Some(FORMAT)) => {}
         (None, None) if db.is_empty() => store_format(&db, dir)?,
-        // The crash came between the two.
-        (None, Some(FORMAT)) if db.len() == 1 => write_format(dir)?,
+        // A crash came in between.
+        (None, Some(FORMAT | FORMAT_WITHOUT_WITNESS)) if db.len() == 1 => store_format(&db, dir)?,
+        (Some(FORMAT_WITHOUT_WITNESS), Some(FORMAT | FORMAT_WITHOUT_WITNESS)) => store_format(&db, dir)?,
         // sled starts an empty database when it recognizes nothing in its file.
         (Some(_), None) => return Err(corrupt(dir, "its database is empty, and was not".into())),
         (None, _) => return Err(corrupt(dir, "it holds records, and its `format` file is missing".into())),
@@ -75,6 +124,7 @@ pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             return Err(corrupt(dir, format!("its `format` file says {written}, its database {stored}")));
         }
     }
+    let witness = Witness::open(dir, &database)?;
     for path in [&path, &dir.join("conf"), &dir.join("blobs"), dir] {
         sync(path)?;
     }
@@ -83,7 +133,7 @@ pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
             sync(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
         }
     }
-    Ok(Opened { db, db_file, lock })
+    Ok(Opened { db: database, witness, lock })
 }
 
 /// Creates the directory for its owner alone, and returns what was created, the directory first.
@@ -116,8 +166,8 @@ fn lock(dir: &Path) -> Result<Lock, StoreError> {
 /// The store's format; none if it was never opened to the end.
 fn read_format(dir: &Path) -> Result<Option<u32>, StoreError> {
     let file = dir.join("format");
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
+    let text = match fs::read(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StoreError::Io { action: "read", path: file, source }),
     };
@@ -130,7 +180,7 @@ fn read_format(dir: &Path) -> Result<Option<u32>, StoreError> {
 }
 
 /// The format as the database has it: its first record, stored before any other.
-fn stored_format(db: &sled::Db, dir: &Path) -> Result<Option<u32>, StoreError> {
+fn stored_format(db: &Database, dir: &Path) -> Result<Option<u32>, StoreError> {
     let record = keys::get(db, dir, Kind::Format, 0)?;
     record.map(|record| keys::decode(dir, "the format", &[RECORD_FORMAT], &record)).transpose()
 }
@@ -138,6 +188,7 @@ fn stored_format(db: &sled::Db, dir: &Path) -> Result<Option<u32>, StoreError> {
 /// Stores the format, first in the database and then beside it. The only write that the durability
 /// thread does not make: it does not run yet.
 fn store_format(db: &sled::Db, dir: &Path) -> Result<(), StoreError> {
+    Witness::create(dir)?;
     let failed = |source| StoreError::Open { dir: dir.to_owned(), source };
     let record = codec::encode(RECORD_FORMAT, &FORMAT)
         .map_err(|source| StoreError::Encode { what: "the format", source })?;
@@ -174,6 +225,26 @@ fn check_database_file(dir: &Path, format: Option<u32>) -> Result<(), StoreError
         return Err(corrupt(dir, "its database file `db` is missing or empty".into()));
     }
     remove(&dir.join("conf"))
+}
+
+/// Writes what the file reads as once more, and syncs it. After a failed sync Linux keeps the pages,
+/// calls them clean and never writes them: this process would recover what is on no disk, and a power
+/// cut would then take it away from beneath all that was acknowledged since.
+fn write_again(path: &Path) -> Result<(), StoreError> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(io_error("open", path))?,
+    };
+    let (mut chunk, mut offset) = (vec![0; REWRITE_BYTES], 0);
+    loop {
+        let bytes = file.read_at(&mut chunk, offset).map_err(io_error("read", path))?;
+        if bytes == 0 {
+            break;
+        }
+        file.write_all_at(&chunk[..bytes], offset).map_err(io_error("write", path))?;
+        offset += bytes as u64;
+    }
+    file.sync_data().map_err(io_error("sync", path))
 }
 
 /// Removes what a crash during an earlier open left half-written. sled takes `snap.*.generating` for
@@ -218,6 +289,8 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
             }
             sled::Error::Corruption { .. }
             | sled::Error::ReportableBug(_)
+            // Its `conf` speaks of what this store never was.
+            | sled::Error::Unsupported(_)
             | sled::Error::CollectionNotFound(_) => {
                 return Err(corrupt(dir, source.to_string()));
             }

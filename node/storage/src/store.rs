@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::{Entry, RaftTypeConfig};
 
+use crate::database::Database;
 use crate::durability::{Engine, Fatal, Progress, SyncPolicy, Writer};
 use crate::error::StoreError;
 use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
 use crate::log::LogStore;
+use crate::memory::Memory;
 use crate::open;
 use crate::snapshot::{self, SnapshotStore};
+use crate::witness::Witness;
 
 /// sled's default is 1 GiB; the log's tail is cached outside of sled, so this serves rare reads.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -67,13 +70,13 @@ pub struct Store(Arc<Inner>);
 /// Fields drop in this order: the thread ends before the database closes, and the lock goes last.
 pub(crate) struct Inner {
     pub(crate) writer: Writer,
-    pub(crate) db: sled::Db,
+    pub(crate) db: Database,
     pub(crate) dir: PathBuf,
     pub(crate) snapshots: snapshot::State,
     pub(crate) journal: Arc<journal::State>,
     pub(crate) identity: identity::State,
     log_taken: AtomicBool,
-    _lock: open::Lock,
+    _lock: Option<open::Lock>,
 }
 
 impl Store {
@@ -83,18 +86,53 @@ impl Store {
     /// [`StoreError::InUse`], [`StoreError::NewerFormat`], [`StoreError::Corrupt`] (this replica is
     /// lost), or what the file system says.
     pub fn open(dir: &Path, options: Options) -> Result<Store, StoreError> {
-        let opened = open::open(dir, options.cache_bytes)?;
-        let db = opened.db;
+        let opened = open::open(dir, options.cache_bytes, options.sync)?;
+        Store::load(opened.db, dir, options.fatal, Some((opened.lock, opened.witness)))
+    }
+
+    /// Opens a store in a directory that is empty or not there, to be filled with what did not come from a
+    /// log. Until [`end_filling`](Self::end_filling), [`open`](Self::open) refuses the directory.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`], and those of [`open`](Self::open).
+    pub fn begin_filling(dir: &Path, options: Options) -> Result<Store, StoreError> {
+        open::mark_as_filling(dir)?;
+        let opened = open::open_marked(dir, options.cache_bytes, options.sync)?;
+        Store::load(opened.db, dir, options.fatal, Some((opened.lock, opened.witness)))
+    }
+
+    /// Says that a store is filled; it must be closed. Durable when it returns.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn end_filling(dir: &Path) -> Result<(), StoreError> {
+        open::unmark_as_filling(dir)
+    }
+
+    /// Opens the store on a disk that is memory. Its writes are made by a task on the runtime that
+    /// this is called in, in that runtime's time, and there is no thread: whoever owns the runtime's
+    /// clock can repeat every step.
+    ///
+    /// # Errors
+    /// What is stored cannot be read.
+    pub fn in_memory(memory: &Memory) -> Result<Store, StoreError> {
+        memory.write_again();
+        let owned = memory.clone();
+        let fatal = Fatal(Arc::new(move |message| owned.give_up(message)));
+        Store::load(Database::Memory(memory.clone()), Path::new("memory"), fatal, None)
+    }
+
+    fn load(
+        db: Database,
+        dir: &Path,
+        fatal: Fatal,
+        files: Option<(open::Lock, Witness)>,
+    ) -> Result<Store, StoreError> {
+        let (lock, witness) = files.unzip();
         let snapshots = snapshot::State::load(&db, dir)?;
         let journal = Arc::new(journal::State::load(&db, dir)?);
         let identity = identity::State::load(&db, dir)?;
-        let writer = Writer::start(Engine {
-            db: db.clone(),
-            db_file: opened.db_file,
-            dir: dir.to_owned(),
-            sync: options.sync,
-            fatal: options.fatal,
-        })?;
+        let writer = Writer::start(Engine { db: db.clone(), dir: dir.to_owned(), fatal, witness })?;
         snapshots.remove_orphans(&writer)?;
         journal.remove_leftovers(&writer)?;
         Ok(Store(Arc::new(Inner {
@@ -105,7 +143,7 @@ impl Store {
             journal,
             identity,
             log_taken: AtomicBool::new(false),
-            _lock: opened.lock,
+            _lock: lock,
         })))
     }
 
@@ -141,12 +179,16 @@ impl Store {
         self.0.identity.get()
     }
 
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
     /// The figures of this moment.
     pub fn stats(&self) -> Stats {
         let Progress { barriers, writes, barrier_micros, queued_bytes } = self.0.writer.progress();
         Stats {
-            // Zero if the directory cannot be listed: a figure must not stop a node.
-            disk_bytes: self.0.db.size_on_disk().unwrap_or(0),
+            disk_bytes: self.0.db.disk_bytes(),
             queued_bytes,
             writes,
             barriers,

@@ -41,7 +41,7 @@ fn registers(run: &Evidence, finding: &mut Finding) {
         let (Some(register), true) = (entry.op.register(), entry.op.is_write()) else { continue };
         let verdict = entry.outcome().map_or(Verdict::Unknown, |outcome| outcome.verdict);
         if matches!(verdict, Verdict::Done | Verdict::Unknown) {
-            let write = Write { entry, leaves: leaves(&entry.op), certain: verdict == Verdict::Done };
+            let write = Write { entry, leaves: entry.op.leaves(), certain: verdict == Verdict::Done };
             writes.entry(register).or_default().push(write);
         }
     }
@@ -68,15 +68,6 @@ fn registers(run: &Evidence, finding: &mut Finding) {
     }
 }
 
-fn leaves(op: &Op) -> Option<u64> {
-    match op {
-        Op::PutFunction { rev, .. } => Some(*rev),
-        Op::CreateAccount { .. } => Some(1),
-        Op::Grant { actions, .. } => Some(*actions),
-        _ => None,
-    }
-}
-
 /// The values a register may end with.
 fn allowed(writes: &[Write<'_>]) -> Vec<Option<u64>> {
     // Whatever ended before this began is replaced by a certain write.
@@ -97,18 +88,18 @@ fn allowed(writes: &[Write<'_>]) -> Vec<Option<u64>> {
 
 /// A key that was made and never revoked is there; one whose revocation was acknowledged is not.
 fn keys(run: &Evidence, finding: &mut Finding) {
+    // By label, or by account where all of an account's keys went with it.
     let mut revoked: BTreeMap<&str, Verdict> = BTreeMap::new();
     for entry in &run.entries {
-        if let (Op::RevokeKey { label, .. }, Some(outcome)) = (&entry.op, entry.outcome())
-            && outcome.verdict != Verdict::Skipped
-        {
-            revoked.insert(label, outcome.verdict);
+        let (Op::RevokeKey { label: gone, .. } | Op::Dismiss { account: gone }) = &entry.op else { continue };
+        if let Some(outcome) = entry.outcome().filter(|outcome| outcome.verdict != Verdict::Skipped) {
+            revoked.insert(gone, outcome.verdict);
         }
     }
     for entry in &run.entries {
-        let Op::CreateKey { label, .. } = &entry.op else { continue };
+        let Op::CreateKey { account, label } = &entry.op else { continue };
         let Some(id) = entry.outcome().and_then(|outcome| outcome.key_id.as_ref()) else { continue };
-        let must = match revoked.get(label.as_str()) {
+        let must = match revoked.get(label.as_str()).or_else(|| revoked.get(account.as_str())) {
             None => true,
             Some(Verdict::Done) => false,
             Some(_) => continue,

@@ -20,7 +20,7 @@ impl Invariant for Executions {
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::default();
         let Some(executions) = &run.finals.executions else {
-            finding.untested.push("executions: functions in containers cannot note them".into());
+            finding.untested.push("executions: there are no notes of them".into());
             return finding;
         };
         finding.least = 50;

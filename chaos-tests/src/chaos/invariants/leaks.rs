@@ -1,4 +1,5 @@
-//! What is listed as an instance runs exactly once, and nothing else runs.
+//! What is listed as an instance runs exactly once, and nothing else runs or is left of what ran: no
+//! ended container, no working folder, no second network.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ impl Invariant for Leaks {
     }
 
     fn statement(&self) -> &'static str {
-        "after healing, each live instance runs exactly once and nothing else runs"
+        "after healing, each live instance runs exactly once, and nothing else runs or is left"
     }
 
     fn check(&self, run: &Evidence) -> Finding {
@@ -32,6 +33,12 @@ impl Invariant for Leaks {
         }
         for instance in live.iter().filter(|id| !run.finals.running.contains_key(**id)) {
             finding.violate(format!("{instance} is listed as live and does not run"));
+        }
+        for instance in run.finals.remains.iter().filter(|id| !live.contains(id.as_str())) {
+            finding.violate(format!("a container or a folder is left of {instance}"));
+        }
+        if run.finals.networks.len() > 1 {
+            finding.violate(format!("the cluster has {} networks on one host", run.finals.networks.len()));
         }
         finding
     }
@@ -63,6 +70,12 @@ mod tests {
             run.finals.instances = listed.iter().map(|(id, phase)| instance(id, phase)).collect();
             run.finals.running = running.iter().map(|(id, count)| ((*id).to_owned(), *count)).collect();
             assert_eq!(Leaks.check(&run).holds(), good, "{listed:?} {running:?}");
+            run.finals.remains = listed.iter().map(|(id, _)| (*id).to_owned()).collect();
+            let ended = listed.iter().any(|(_, phase)| ENDED.contains(phase));
+            assert_eq!(Leaks.check(&run).holds(), good && !ended, "folders of {listed:?}");
+            run.finals.remains.clear();
+            run.finals.networks = vec!["a".into(), "b".into()];
+            assert!(!Leaks.check(&run).holds(), "two networks");
         }
     }
 }

@@ -2,6 +2,9 @@
 //! and contradicts nobody's clock. A search after Wing and Gong (1993) with Lowe's memory of
 //! configurations seen (2017), per register.
 //!
+//! A write of unknown outcome may come as late as [`LATE_US`] after it began, or never. That bounds how many
+//! operations are open at a time, and so the search through a history of hours.
+//!
 //! Reads with `?consistency=local` are left out: they promise less. What nodes answered at the end
 //! counts as reads.
 
@@ -9,11 +12,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::evidence::Evidence;
 use super::super::history::Entry;
-use super::super::op::{Op, Verdict};
+use super::super::op::{LATE_US, Op, Verdict};
 use super::{Finding, Invariant};
 
-/// Configurations looked at for one register before the search is given up.
+/// Configurations looked at for one register before the search is given up: so many in all, or for each
+/// of its operations.
 const CONFIGURATIONS_MAX: usize = 300_000;
+const PER_CALL_MAX: usize = 20;
+/// What they may take of memory, in words of eight bytes: half a GiB. Each has some beside its bits.
+const WORDS_MAX: usize = 1 << 26;
+const CONFIGURATION_WORDS: usize = 12;
 
 pub(super) struct Linearizability;
 
@@ -71,7 +79,7 @@ enum Effect {
 struct Call {
     id: Option<u64>,
     begin_us: u64,
-    /// Absent: it may take effect at any later time, or never.
+    /// Absent: it takes effect within [`LATE_US`], or never.
     end_us: Option<u64>,
     effect: Effect,
 }
@@ -166,32 +174,42 @@ enum Search {
     GivenUp,
 }
 
-/// Which calls are in the order so far, and what they leave.
+/// Which calls are in the order so far, and what they leave. In a long history most calls are settled one
+/// way or the other, so only those from the first open one on are remembered one by one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Configuration {
+    /// All before it are placed, or will never be.
+    first_open: usize,
+    /// Of those from `first_open` on, a bit for each that is placed; without zeros at the end.
     placed: Vec<u64>,
+    /// No later call can come before this.
+    now_us: u64,
     value: Option<u64>,
 }
 
 /// Looks for an order. `calls` are sorted by their begin.
 fn search(calls: &[Call]) -> Search {
-    let start = Configuration { placed: vec![0; calls.len().div_ceil(64)], value: None };
+    let start = Configuration { first_open: 0, placed: Vec::new(), now_us: 0, value: None };
     let mut seen = HashSet::new();
-    let mut open = vec![start];
+    let mut words = 0;
+    let mut open = vec![(0_usize, start)];
     let mut deepest: (usize, Vec<Call>) = (0, Vec::new());
-    while let Some(mut at) = open.pop() {
-        place_reads(calls, &mut at);
-        if !seen.insert(at.clone()) {
+    while let Some((mut depth, mut at)) = open.pop() {
+        depth += place_reads(calls, &mut at);
+        at.settle(calls);
+        if seen.contains(&at) {
             continue;
         }
+        words += at.placed.len() + CONFIGURATION_WORDS;
+        seen.insert(at.clone());
         let next = candidates(calls, &at);
-        if calls.iter().enumerate().all(|(i, call)| at.has(i) || call.end_us.is_none()) {
+        if next.iter().all(|i| calls[*i].end_us.is_none()) {
+            // Only doubtful ones are left: each certain one would be a candidate, or wait for one.
             return Search::Found;
         }
-        if seen.len() > CONFIGURATIONS_MAX {
+        if seen.len() > CONFIGURATIONS_MAX.max(PER_CALL_MAX * calls.len()) || words > WORDS_MAX {
             return Search::GivenUp;
         }
-        let depth = at.placed.iter().map(|word| word.count_ones() as usize).sum();
         if depth >= deepest.0 {
             deepest =
                 (depth, next.iter().map(|i| calls[*i].clone()).filter(|c| c.end_us.is_some()).collect());
@@ -202,9 +220,9 @@ fn search(calls: &[Call]) -> Search {
         for index in next {
             if let Some(value) = after(calls[index].effect, at.value) {
                 let mut then = at.clone();
-                then.place(index);
+                then.place(index, &calls[index]);
                 then.value = value;
-                open.push(then);
+                open.push((depth + 1, then));
             }
         }
     }
@@ -225,14 +243,27 @@ fn after(effect: Effect, value: Option<u64>) -> Option<Option<u64>> {
 
 /// Calls that may come next: those not placed that began before any certain one not placed ended.
 fn candidates(calls: &[Call], at: &Configuration) -> Vec<usize> {
-    let open = || calls.iter().enumerate().filter(|(i, _)| !at.has(*i));
-    let horizon = open().filter_map(|(_, call)| call.end_us).min().unwrap_or(u64::MAX);
-    open().take_while(|(_, call)| call.begin_us <= horizon).map(|(i, _)| i).collect()
+    let mut horizon = u64::MAX;
+    let mut found = Vec::new();
+    for (index, call) in calls.iter().enumerate().skip(at.first_open) {
+        // They are sorted: what began behind the horizon, and all behind it, has to wait.
+        if call.begin_us > horizon {
+            break;
+        }
+        if at.has(index) || at.is_too_late(call) {
+            continue;
+        }
+        horizon = horizon.min(call.end_us.unwrap_or(u64::MAX));
+        found.push(index);
+    }
+    found.retain(|index| calls[*index].begin_us <= horizon);
+    found
 }
 
-/// Places every read that may come next and fits. It changes nothing, so placing it at once never
-/// spoils an order.
-fn place_reads(calls: &[Call], at: &mut Configuration) {
+/// Places every read that may come next and fits, and says how many. It changes nothing, so placing it
+/// at once never spoils an order.
+fn place_reads(calls: &[Call], at: &mut Configuration) -> usize {
+    let mut count = 0;
     loop {
         let fits = |i: &usize| {
             let effect = calls[*i].effect;
@@ -240,19 +271,42 @@ fn place_reads(calls: &[Call], at: &mut Configuration) {
         };
         let fitting: Vec<usize> = candidates(calls, at).into_iter().filter(fits).collect();
         if fitting.is_empty() {
-            return;
+            return count;
         }
-        fitting.into_iter().for_each(|index| at.place(index));
+        count += fitting.len();
+        fitting.into_iter().for_each(|index| at.place(index, &calls[index]));
     }
 }
 
 impl Configuration {
     fn has(&self, index: usize) -> bool {
-        self.placed[index / 64] >> (index % 64) & 1 == 1
+        let bit = index - self.first_open;
+        self.placed.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 
-    fn place(&mut self, index: usize) {
-        self.placed[index / 64] |= 1 << (index % 64);
+    fn place(&mut self, index: usize, call: &Call) {
+        let bit = index - self.first_open;
+        if self.placed.len() <= bit / 64 {
+            self.placed.resize(bit / 64 + 1, 0);
+        }
+        self.placed[bit / 64] |= 1 << (bit % 64);
+        self.now_us = self.now_us.max(call.begin_us);
+    }
+
+    /// A doubtful one whose time has passed never happened.
+    fn is_too_late(&self, call: &Call) -> bool {
+        call.end_us.is_none() && call.begin_us.saturating_add(LATE_US) < self.now_us
+    }
+
+    /// Forgets the calls at the front that are placed or never will be, in whole words.
+    fn settle(&mut self, calls: &[Call]) {
+        let settled = |index: usize| calls.get(index).is_some_and(|c| self.has(index) || self.is_too_late(c));
+        let mut words = 0;
+        while (0..64).all(|bit| settled(self.first_open + 64 * words + bit)) {
+            words += 1;
+        }
+        self.placed.drain(..words.min(self.placed.len()));
+        self.first_open += 64 * words;
     }
 }
 

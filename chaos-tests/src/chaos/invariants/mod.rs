@@ -2,19 +2,28 @@
 //! evidence what contradicts it. A checker that has nothing to look at says so: `least` is how much
 //! it must have seen for its silence to mean something.
 
+mod administration;
 mod durability;
 mod executions;
+mod history;
+mod launches;
 mod leaks;
 mod linearizability;
 mod liveness;
 mod outcomes;
+mod own_writes;
 mod panics;
+mod readiness;
+mod recency;
 mod recovery;
 mod replicas;
 mod revocation;
+mod service;
 mod usage;
 
 use serde::Serialize;
+
+pub use usage::{Reconciled, reconcile};
 
 use super::evidence::Evidence;
 
@@ -72,12 +81,19 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(durability::Durability),
         Box::new(linearizability::Linearizability),
+        Box::new(recency::Recency),
+        Box::new(history::History),
+        Box::new(own_writes::OwnWrites),
         Box::new(replicas::Replicas),
         Box::new(usage::Usage),
         Box::new(executions::Executions),
         Box::new(revocation::Revocation),
+        Box::new(administration::Administration),
         Box::new(outcomes::Outcomes),
         Box::new(leaks::Leaks),
+        Box::new(launches::Launches),
+        Box::new(service::Service),
+        Box::new(readiness::Readiness),
         Box::new(recovery::Recovery),
         Box::new(liveness::Liveness),
         Box::new(panics::Panics),

@@ -2,8 +2,10 @@
 //! whether the function may have run; nobody waits past the deadline. Only a node that suffers a
 //! fault may leave a caller without a word.
 
-use super::super::catalog::{ACCOUNTS, TIMEOUT_MS};
+use super::super::catalog::{ACCOUNTS, NEVER_READY, TIMEOUT_MS};
+use super::super::disturbance::Disturbances;
 use super::super::evidence::Evidence;
+use super::super::faults::Layer;
 use super::super::history::Entry;
 use super::super::op::{Mode, Op, Outcome, Verdict};
 use super::{Finding, Invariant};
@@ -24,6 +26,7 @@ impl Invariant for Outcomes {
 
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::needing(50);
+        let disturbances = Disturbances::of(run);
         for entry in &run.entries {
             let Some((end_us, outcome)) = &entry.end else {
                 finding.violate(format!("operation {} ({:?}) never ended", entry.id, entry.op));
@@ -33,9 +36,13 @@ impl Invariant for Outcomes {
                 continue;
             }
             finding.examined += 1;
-            let suffers = |node| run.disturbed(node, entry.begin_us, *end_us, AFTERMATH_US);
-            // The host of an answer that was cut is not known, and its entry can only cut it too.
-            let disturbed = suffers(entry.node) || outcome.cut && (1..=run.plan.nodes).any(suffers);
+            let suffers = |node| disturbances.on(node, entry.begin_us, *end_us, AFTERMATH_US);
+            // The host of an answer that was cut is not known, and its entry can only cut it too; so
+            // it must where the instance was killed.
+            let cut = outcome.cut
+                && ((1..=run.plan.nodes).any(suffers)
+                    || run.faulty(entry.begin_us, *end_us, AFTERMATH_US, |layer| layer == Layer::Engine));
+            let disturbed = suffers(entry.node) || cut;
             for problem in problems(run, entry, *end_us, outcome, disturbed) {
                 let detail = &outcome.detail;
                 finding.violate(format!(
@@ -67,7 +74,9 @@ fn problems(
 ) -> Vec<&'static str> {
     let mut problems = Vec::new();
     let Op::Invoke { caller, mode, function, .. } = &entry.op else {
-        if outcome.status == Some(401) || outcome.status == Some(403) {
+        // Whether another admin is still one, `administration` judges.
+        let by_root = !matches!(entry.op, Op::Administer { .. });
+        if by_root && matches!(outcome.status, Some(401 | 403)) {
             problems.push("was refused, though the caller is root");
         }
         return problems;
@@ -76,7 +85,9 @@ fn problems(
         // No answer at all, or one that broke off half-way. A function that breaks its answer off
         // takes Muster's with it, since the head has been passed on.
         let truncated = function == super::super::catalog::TRUNCATE && !outcome.hung;
-        if !disturbed && !truncated {
+        // Even a client that is too slow must be let go in time.
+        let own_doing = outcome.abandoned && !outcome.hung;
+        if !disturbed && !truncated && !own_doing {
             problems.push(if outcome.hung { "hung" } else { "broke off" });
         }
         return problems;
@@ -89,8 +100,7 @@ fn problems(
         if outcome.host.is_none() || outcome.invocation_id.is_none() {
             problems.push("does not say where it ran");
         }
-        // The function in containers knows no modes.
-        if *mode != Mode::Answer && !run.plan.docker {
+        if *mode != Mode::Answer || function == NEVER_READY {
             problems.push("succeeded, which it cannot");
         }
     } else if outcome.state.is_none() || outcome.invocation_id.is_none() {
@@ -139,6 +149,9 @@ mod tests {
             ("broke off as its node was killed", ok(), 5, unknown(), true, true),
             ("cut off by its host's end", ok(), 5, cut.clone(), true, true),
             ("cut off by nobody", ok(), 5, cut, false, false),
+            ("given up by its client", ok(), 5, Outcome { abandoned: true, ..unknown() }, false, true),
+            ("a slow client, kept", ok(), 11_000, Outcome { abandoned: true, ..hung.clone() }, false, false),
+            ("a start that cannot be", invoke("never-ready", "user-a"), 5, answered(), false, false),
             ("truncated by the function", truncate(), 5, unknown(), false, true),
             ("hung", ok(), 11_000, hung.clone(), false, false),
             ("truncated and hung", truncate(), 11_000, hung, false, false),

@@ -2,8 +2,9 @@
 //! acknowledged write for at most the bound. Times in which the machine itself stood still do not
 //! count, nor those in which nobody wrote.
 
+use super::super::disturbance::Spans;
 use super::super::evidence::Evidence;
-use super::super::op::Verdict;
+use super::super::figures::{longest_gap, writes};
 use super::{Finding, Invariant};
 
 pub(super) struct Recovery;
@@ -19,18 +20,15 @@ impl Invariant for Recovery {
 
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::needing(u64::from(!run.windows.is_empty()));
-        let written = |entry: &&super::super::history::Entry| {
-            entry.op.is_write() && entry.outcome().is_some_and(|outcome| outcome.verdict == Verdict::Done)
-        };
-        let mut writes: Vec<u64> = run.entries.iter().filter(written).filter_map(|e| e.end_us()).collect();
-        writes.sort_unstable();
+        let writes = writes(run);
         let bound_us = run.bounds.recovery_ms * 1_000;
         let mut lost = run.without_quorum();
         lost.extend(&run.stalls);
         lost.push((run.busy_until_us, u64::MAX));
-        lost.sort_unstable();
+        let lost = Spans::new(lost);
         for pair in writes.windows(2) {
-            let waits = undisturbed(pair[0], pair[1], &lost);
+            // The parts of the wait in which a majority was there.
+            let waits = lost.gaps(pair[0], pair[1]);
             if let Some((begin, end)) = waits.iter().find(|(begin, end)| end - begin > bound_us) {
                 finding.violate(format!(
                     "no write was acknowledged from {:.3} s to {:.3} s, though a majority was undisturbed",
@@ -58,28 +56,6 @@ impl Invariant for Recovery {
         }
         finding
     }
-}
-
-/// The parts of a span in which a majority was there.
-fn undisturbed(begin: u64, end: u64, lost: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut parts = Vec::new();
-    let mut from = begin;
-    for (lost_from, lost_to) in lost.iter().filter(|(from, to)| *from < end && begin < *to) {
-        if from < *lost_from {
-            parts.push((from, *lost_from));
-        }
-        from = from.max(*lost_to);
-    }
-    if from < end {
-        parts.push((from, end));
-    }
-    parts
-}
-
-/// The longest time between two writes next to each other, of those that touch the span.
-fn longest_gap(writes: &[u64], begin: u64, end: u64) -> u64 {
-    let touching = writes.windows(2).filter(|pair| pair[0] <= end && begin <= pair[1]);
-    touching.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
 }
 
 fn seconds(us: u64) -> f64 {

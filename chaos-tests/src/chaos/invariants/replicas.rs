@@ -34,7 +34,9 @@ impl Invariant for Replicas {
                 finding.violate(format!("{path} at node {first}: …{a}… but at node {node}: …{b}…"));
             }
         }
-        finding.notes.push(format!("compared at applied index {:?}", finals.applied.values().max()));
+        if let Some(index) = finals.applied.values().max() {
+            finding.notes.push(format!("compared at the applied index {index}"));
+        }
         finding
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use muster_api::UsageDurability;
 
 use super::super::catalog;
+use super::super::disturbance::Spans;
 use super::super::evidence::Evidence;
 use super::super::history::Entry;
 use super::super::op::{Op, Verdict};
@@ -21,6 +22,7 @@ pub(super) struct Usage;
 
 #[derive(Default)]
 struct Expected {
+    acknowledged: u64,
     least: u64,
     most: u64,
     /// Work that acknowledged invocations certainly did, in milliseconds.
@@ -44,8 +46,9 @@ impl Invariant for Usage {
     }
 }
 
-fn counts(run: &Evidence, finding: &mut Finding) {
-    let accounts = accounts(run);
+/// What clients saw, by account and function.
+fn expected(run: &Evidence) -> BTreeMap<(&str, &str), Expected> {
+    let (accounts, crashes) = (accounts(run), Crashes::of(run));
     let mut expected: BTreeMap<(&str, &str), Expected> = BTreeMap::new();
     for entry in &run.entries {
         let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome())
@@ -57,7 +60,8 @@ fn counts(run: &Evidence, finding: &mut Finding) {
         match outcome.verdict {
             Verdict::Done => {
                 expected.most += 1;
-                if !may_be_forgotten(run, entry, function) {
+                expected.acknowledged += 1;
+                if !crashes.may_have_forgotten(entry, function) {
                     expected.least += 1;
                     expected.busy_least_ms += work_ms;
                 }
@@ -69,32 +73,80 @@ fn counts(run: &Evidence, finding: &mut Finding) {
             Verdict::Refused | Verdict::Skipped => {}
         }
     }
+    expected
+}
+
+fn counts(run: &Evidence, finding: &mut Finding) {
+    let expected = expected(run);
     for row in &run.finals.usage {
         let key = (row.account.as_str(), row.function.as_str());
         if row.invocations > 0 && !expected.contains_key(&key) {
             finding.violate(format!("{key:?} is charged {} invocations nobody made", row.invocations));
         }
     }
-    for ((account, function), expected) in &expected {
-        let row = run.finals.usage.iter().find(|row| row.account == *account && row.function == *function);
-        let (counted, busy_ms) = row.map_or((0, 0), |row| (row.invocations, row.busy_ms));
+    for row in reconcile(run) {
         finding.examined += 1;
-        // Attempts of an idempotent function are each counted.
-        let most = if *function == catalog::IDEMPOTENT { u64::MAX } else { expected.most };
-        if counted < expected.least || counted > most {
+        let Reconciled { account, function, least, most, counted, busy_ms, .. } = &row;
+        if !row.counts() {
+            let most = most.map_or_else(|| "any number".to_owned(), |most| most.to_string());
             finding.violate(format!(
-                "{account} × {function}: the ledger counts {counted}; acknowledged {}, possible {}",
-                expected.least, expected.most
+                "{account} × {function}: the ledger counts {counted}; acknowledged {least}, possible {most}"
             ));
         }
-        // Each measurement is cut to whole milliseconds.
-        if busy_ms + counted < expected.busy_least_ms {
+        if !row.busy() {
             finding.violate(format!(
                 "{account} × {function}: {busy_ms} ms busy, though acknowledged work took {} ms",
-                expected.busy_least_ms
+                row.busy_least_ms
             ));
         }
     }
+}
+
+/// What the ledger says of one account's invocations of one function, and what clients saw.
+#[derive(Clone, Debug)]
+pub struct Reconciled {
+    pub account: String,
+    pub function: String,
+    pub acknowledged: u64,
+    /// Those of them that no crash may have lost.
+    pub least: u64,
+    /// Those that may have run; absent where each attempt counts.
+    pub most: Option<u64>,
+    pub counted: u64,
+    pub busy_ms: u64,
+    pub busy_least_ms: u64,
+}
+
+impl Reconciled {
+    pub fn holds(&self) -> bool {
+        self.counts() && self.busy()
+    }
+
+    fn counts(&self) -> bool {
+        self.least <= self.counted && self.most.is_none_or(|most| self.counted <= most)
+    }
+
+    /// Each measurement is cut to whole milliseconds.
+    fn busy(&self) -> bool {
+        self.busy_ms + self.counted >= self.busy_least_ms
+    }
+}
+
+/// By account and function.
+pub fn reconcile(run: &Evidence) -> Vec<Reconciled> {
+    let mut ledger: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for row in &run.finals.usage {
+        ledger.insert((&row.account, &row.function), (row.invocations, row.busy_ms));
+    }
+    let row = |((account, function), expected): ((&str, &str), Expected)| {
+        let (counted, busy_ms) = ledger.get(&(account, function)).copied().unwrap_or((0, 0));
+        let (account, function) = (account.to_owned(), function.to_owned());
+        // Attempts of an idempotent function are each counted.
+        let most = (function != catalog::IDEMPOTENT).then_some(expected.most);
+        let Expected { acknowledged, least, busy_least_ms, .. } = expected;
+        Reconciled { account, function, acknowledged, least, most, counted, busy_ms, busy_least_ms }
+    };
+    expected(run).into_iter().map(row).collect()
 }
 
 /// Whose keys the callers are that are not accounts themselves.
@@ -108,22 +160,33 @@ fn accounts(run: &Evidence) -> BTreeMap<&str, &str> {
     accounts
 }
 
-/// Whether a crash may have lost the record of an invocation that was answered.
-fn may_be_forgotten(run: &Evidence, entry: &Entry, function: &str) -> bool {
-    if catalog::durability(function) != Some(UsageDurability::Interval) {
-        return false;
+/// When nodes were hit, in which records that are kept by interval may be lost.
+struct Crashes {
+    by_node: BTreeMap<u64, Spans>,
+    loss_us: u64,
+}
+
+impl Crashes {
+    fn of(run: &Evidence) -> Self {
+        let hit = |node| run.of_nodes().filter(move |window| window.nodes.contains(&node));
+        let spans = |node| Spans::new(hit(node).map(|window| (window.begin_us, window.mended_us)));
+        let by_node = (1..=run.plan.nodes).map(|node| (node, spans(node))).collect();
+        Crashes { by_node, loss_us: run.bounds.usage_loss_ms * 1_000 }
     }
-    let (Some(end_us), Some(host)) = (entry.end_us(), entry.outcome().and_then(|outcome| outcome.host))
-    else {
-        return true;
-    };
-    let loss_us = run.bounds.usage_loss_ms * 1_000;
-    run.windows.iter().any(|window| {
+
+    /// Whether a crash may have lost the record of an invocation that was answered.
+    fn may_have_forgotten(&self, entry: &Entry, function: &str) -> bool {
+        if catalog::durability(function) != Some(UsageDurability::Interval) {
+            return false;
+        }
+        let host = entry.outcome().and_then(|outcome| outcome.host);
+        let (Some(end_us), Some(spans)) = (entry.end_us(), host.and_then(|host| self.by_node.get(&host)))
+        else {
+            return true;
+        };
         // Its last bytes may have left shortly before the node was hit, or be read after.
-        window.nodes.contains(&host)
-            && entry.begin_us <= window.mended_us
-            && window.begin_us <= end_us + loss_us
-    })
+        spans.touch(entry.begin_us, end_us + self.loss_us)
+    }
 }
 
 fn instance_time(run: &Evidence, finding: &mut Finding) {

@@ -1,41 +1,38 @@
 //! Starts and stops consensus nodes, and waits for conditions with a deadline.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::routing::post;
-use http::StatusCode;
-use muster_consensus::{Config, Consensus, Member};
+use bytes::Bytes;
+use muster_consensus::{
+    CallAnswer, CallError, Config, Consensus, Identity, Member, RPC_PREFIX, StartError, Transport,
+};
 use muster_core::accounts::{self, Role};
-use muster_core::ids::{AccountName, NodeId};
+use muster_core::ids::{AccountName, NodeId, StoreId};
+use muster_core::version::Range;
 use muster_core::{Command, ledger};
 use muster_storage::{Options, Store, StoreError};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     config: Config,
+    /// Nodes that are older than they are.
+    claims: BTreeMap<u64, Range>,
     members: BTreeMap<NodeId, Member>,
     dirs: BTreeMap<u64, TempDir>,
     running: BTreeMap<u64, Running>,
+    network: Network,
 }
 
 struct Running {
     consensus: Consensus,
     store: Store,
-    server: JoinHandle<()>,
-    stop: watch::Sender<bool>,
 }
 
 pub(crate) fn account(name: &str) -> AccountName {
@@ -72,26 +69,42 @@ impl Cluster {
         let mut config =
             Config { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600, ..Config::default() };
         configure(&mut config);
-        let mut cluster =
-            Cluster { config, members: BTreeMap::new(), dirs: BTreeMap::new(), running: BTreeMap::new() };
-        let mut listeners = Vec::new();
-        let address = own_address();
+        let mut cluster = Cluster {
+            config,
+            claims: BTreeMap::new(),
+            members: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            running: BTreeMap::new(),
+            network: Network::default(),
+        };
         for id in 1..=nodes {
-            let listener = TcpListener::bind((address, 0)).await.unwrap();
-            let peer = listener.local_addr().unwrap().to_string();
+            let peer = format!("node-{id}:1");
             cluster.members.insert(NodeId(id), Member { http: peer.clone(), peer });
             cluster.dirs.insert(id, tempfile::tempdir().unwrap());
-            listeners.push((id, listener));
         }
-        for (id, listener) in listeners {
-            cluster.run(id, listener).await;
+        for id in 1..=nodes {
+            cluster.bring_up(id).await;
         }
         cluster.node(1).initialize(cluster.members.clone()).await.unwrap();
         cluster.leader().await;
         cluster
     }
 
-    async fn run(&mut self, id: u64, listener: TcpListener) {
+    /// From its next start on a node supports this.
+    pub(crate) fn claim(&mut self, id: u64, versions: Range) {
+        self.claims.insert(id, versions);
+    }
+
+    /// The data of a node that does not run.
+    pub(crate) fn open(&self, id: u64) -> Store {
+        Store::open(self.dirs[&id].path(), Options::default()).unwrap()
+    }
+
+    pub(crate) async fn bring_up(&mut self, id: u64) {
+        self.try_bring_up(id).await.unwrap();
+    }
+
+    pub(crate) async fn try_bring_up(&mut self, id: u64) -> Result<(), StartError> {
         let dir = self.dirs[&id].path().to_owned();
         let deadline = Instant::now() + DEADLINE;
         let store = loop {
@@ -104,22 +117,22 @@ impl Cluster {
                 Err(error) => panic!("cannot open the store: {error}"),
             }
         };
-        store.claim_node(NodeId(id)).unwrap();
+        let own = store.claim_node(NodeId(id), fresh_store()).unwrap();
         let incarnation = store.begin_incarnation().unwrap();
-        let consensus =
-            Consensus::start(NodeId(id), incarnation, &self.config, &store, "secret".into()).await.unwrap();
-        let router = Router::new()
-            .route("/peer/raft/{method}", post(answer))
-            .layer(axum::extract::DefaultBodyLimit::max(muster_consensus::RPC_BODY_MAX))
-            .with_state(Arc::new(consensus.clone()));
-        let (stop, mut stopped) = watch::channel(false);
-        let server = tokio::spawn(async move {
-            let until = async move {
-                let _told = stopped.wait_for(|stop| *stop).await;
-            };
-            axum::serve(listener, router).with_graceful_shutdown(until).await.unwrap();
-        });
-        self.running.insert(id, Running { consensus, store, server, stop });
+        let transport = Arc::new(Link { node: NodeId(id), network: self.network.clone() });
+        let identity = Identity { node: NodeId(id), store: own, incarnation };
+        let versions = self.claims.get(&id).copied().unwrap_or(self.config.versions);
+        let config = Config { versions, ..self.config.clone() };
+        let consensus = match Consensus::start(identity, &config, &store, transport).await {
+            Ok(consensus) => consensus,
+            Err(error) => {
+                tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+                return Err(error);
+            }
+        };
+        self.network.nodes().insert(self.members[&NodeId(id)].peer.clone(), consensus.clone());
+        self.running.insert(id, Running { consensus, store });
+        Ok(())
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Consensus> {
@@ -147,26 +160,11 @@ impl Cluster {
     }
 
     pub(crate) async fn take_down(&mut self, id: u64) {
-        let Running { consensus, store, server, stop } = self.running.remove(&id).unwrap();
+        let Running { consensus, store } = self.running.remove(&id).unwrap();
+        self.network.nodes().remove(&self.members[&NodeId(id)].peer);
         consensus.shutdown().await;
-        server.abort();
-        let _gone = server.await;
-        drop(stop);
         drop(consensus);
         tokio::task::spawn_blocking(move || store.close()).await.unwrap();
-    }
-
-    pub(crate) async fn bring_up(&mut self, id: u64) {
-        let address = self.members[&NodeId(id)].peer.clone();
-        let deadline = Instant::now() + DEADLINE;
-        let listener = loop {
-            match TcpListener::bind(&address).await {
-                Ok(listener) => break listener,
-                Err(error) if Instant::now() > deadline => panic!("cannot listen on {address}: {error}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        };
-        self.run(id, listener).await;
     }
 
     /// All running nodes have applied the same, everything acknowledged so far.
@@ -182,6 +180,8 @@ impl Cluster {
         .await;
         let states: Vec<_> = self.nodes().map(|node| node.state().state.clone()).collect();
         assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ at the same index");
+        let digests: Vec<_> = self.nodes().map(|node| node.state().digest).collect();
+        assert!(digests.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()), "{digests:?}");
     }
 
     pub(crate) async fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
@@ -200,18 +200,63 @@ impl Cluster {
     }
 }
 
-/// An address that no other cluster of the tests has: the port of a node that is down must not become
-/// that of another cluster's node.
-fn own_address() -> Ipv4Addr {
-    static CLUSTERS: AtomicU8 = AtomicU8::new(1);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, high.max(1), low, CLUSTERS.fetch_add(1, Ordering::Relaxed))
+/// What makes it a cluster, so that it has a version.
+pub(crate) fn bootstrap() -> Command {
+    let (cluster, key) = (muster_core::ids::ClusterId(7), muster_core::ids::KeyId(1));
+    Command::Bootstrap { cluster, key, hash: accounts::KeyHash::of("secret") }
 }
 
-async fn answer(
-    State(consensus): State<Arc<Consensus>>,
-    Path(method): Path<String>,
-    body: Bytes,
-) -> Result<Vec<u8>, (StatusCode, String)> {
-    consensus.handle_rpc(&method, &body).await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
+fn fresh_store() -> StoreId {
+    static STORES: AtomicU64 = AtomicU64::new(1);
+    StoreId(STORES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The nodes that run, by their addresses: what is not there cannot be reached.
+#[derive(Clone, Default)]
+struct Network(Arc<Mutex<BTreeMap<String, Consensus>>>);
+
+impl Network {
+    fn nodes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Consensus>> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Network")
+    }
+}
+
+/// One node's end of the network.
+#[derive(Debug)]
+struct Link {
+    node: NodeId,
+    network: Network,
+}
+
+impl Transport for Link {
+    fn call<'a>(
+        &'a self,
+        target: NodeId,
+        address: &'a str,
+        path: &'a str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> CallAnswer<'a> {
+        Box::pin(async move {
+            let called = self.network.nodes().get(address).cloned();
+            let refused =
+                || CallError::Unreachable(std::io::Error::from(ErrorKind::ConnectionRefused).into());
+            let called = called.ok_or_else(refused)?;
+            assert_eq!(called.node(), target, "the address of another node");
+            let (caller, method) = (self.node, path.strip_prefix(RPC_PREFIX).unwrap().to_owned());
+            // The called node goes on where the caller gives up.
+            let answering = tokio::spawn(async move { called.handle_rpc(caller, &method, &body).await });
+            let answer = tokio::time::timeout(limit, answering).await;
+            match answer.map_err(|late| CallError::Broken(late.into()))? {
+                Ok(answer) => answer.map(Bytes::from).map_err(|_| CallError::Refused(400)),
+                Err(died) => Err(CallError::Broken(died.into())),
+            }
+        })
+    }
 }

@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod harness;
+mod versions;
 
 use std::time::Duration;
 
 use harness::{Cluster, account, create};
+use muster_consensus::{Consensus, HandOverError};
 use muster_core::Rejection;
+use muster_core::ids::NodeId;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_takes_writes_and_reads_its_own() {
@@ -62,6 +65,41 @@ async fn concurrent_writes_through_all_nodes_are_all_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_leadership_is_given_away_while_writes_go_on() {
+    let cluster = Cluster::start(3).await;
+    let mut writers = Vec::new();
+    for (index, node) in cluster.nodes().enumerate() {
+        let node = node.clone();
+        writers.push(tokio::spawn(async move {
+            for job in 0..100 {
+                node.propose(create(&format!("w{index}-{job}"))).await.unwrap().unwrap();
+            }
+        }));
+    }
+    for turn in 0..6 {
+        let leader = cluster.leader().await;
+        // Asked through any node; to whom it is best, or to a named one.
+        let to = (turn % 2 == 0).then_some(NodeId(leader % 3 + 1));
+        let successor = cluster.node(turn % 3 + 1).transfer(to).await.unwrap();
+        assert!(
+            successor.0 != leader && to.is_none_or(|to| to == successor),
+            "{leader}: {to:?}, {successor}"
+        );
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    cluster.leader().await;
+    let nobody = cluster.node(1).transfer(Some(NodeId(9))).await;
+    assert_eq!(nobody, Err(HandOverError::NoVoter(NodeId(9))));
+    cluster.converged().await;
+    for node in cluster.nodes() {
+        assert_eq!(node.with_state(|state| state.accounts.iter().count()), 300);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writes_resume_after_the_leader_is_gone_and_it_catches_up() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes().next().unwrap().propose(create("before")).await.unwrap().unwrap();
@@ -94,6 +132,7 @@ async fn everything_survives_when_all_nodes_stop() {
     let node = cluster.node(2).clone();
     node.linearize().await.unwrap();
     assert_eq!(node.with_state(|state| state.accounts.iter().count()), 50);
+    cluster.converged().await;
     cluster.stop().await;
 }
 
@@ -173,5 +212,39 @@ async fn a_leader_that_restarts_serves_no_stale_reads() {
             assert!(node.with_state(|state| state.accounts.get(name).is_some()), "{name} was acknowledged");
         }
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_settled_by_all_nodes_or_when_their_leases_are_over() {
+    let cluster = Cluster::start_with(3, |config| {
+        config.quorum_fresh_ms = 1_000;
+        config.permission_lease_ms = 20_000;
+    })
+    .await;
+    cluster.eventually("all hold leases", || cluster.nodes().all(Consensus::holds_lease)).await;
+    let writer = cluster.follower().clone();
+    writer.propose(create("gone")).await.unwrap().unwrap();
+    let index = writer.state().applied_index();
+    tokio::time::timeout(Duration::from_secs(10), writer.settle_permissions()).await.unwrap();
+    assert!(cluster.nodes().all(|node| node.state().applied_index() >= index), "all have applied it");
+    cluster.stop().await;
+
+    let mut cluster = Cluster::start_with(3, |config| {
+        config.quorum_fresh_ms = 1_000;
+        config.permission_lease_ms = 1_500;
+        config.read_timeout_ms = 1_000;
+    })
+    .await;
+    cluster.eventually("all hold leases", || cluster.nodes().all(Consensus::holds_lease)).await;
+    let writer = cluster.node(cluster.leader().await).clone();
+    let away = cluster.follower().node().0;
+    cluster.take_down(away).await;
+    writer.propose(create("gone")).await.unwrap().unwrap();
+    // It waits for that node's lease to run out, and no longer.
+    tokio::time::timeout(Duration::from_secs(10), writer.settle_permissions()).await.unwrap();
+    let last = cluster.nodes().find(|node| node.node() != writer.node()).unwrap().node().0;
+    cluster.take_down(last).await;
+    cluster.eventually("nobody admits without a quorum", || !writer.holds_lease()).await;
     cluster.stop().await;
 }

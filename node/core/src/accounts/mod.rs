@@ -44,7 +44,9 @@ pub enum Role {
 pub struct Account {
     pub role: Role,
     pub created_at: Timestamp,
+    #[serde(deserialize_with = "crate::maps::map")]
     pub keys: OrdMap<KeyId, Key>,
+    #[serde(deserialize_with = "crate::maps::map")]
     pub grants: OrdMap<Pattern, BTreeSet<Action>>,
 }
 
@@ -61,8 +63,10 @@ pub enum Unauthenticated {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
+    #[serde(deserialize_with = "crate::maps::map")]
     by_name: OrdMap<AccountName, Arc<Account>>,
     /// The owner of each key, so that a caller is found in one step.
+    #[serde(deserialize_with = "crate::maps::map")]
     key_owners: OrdMap<KeyId, AccountName>,
 }
 
@@ -156,12 +160,15 @@ impl Accounts {
         Ok(())
     }
 
+    /// Answers whether an action that was granted no longer is.
     pub(crate) fn grant(
         &mut self,
         account: &AccountName,
         pattern: &Pattern,
         actions: &BTreeSet<Action>,
-    ) -> Result<(), Rejection> {
+    ) -> Result<bool, Rejection> {
+        let before = self.by_name.get(account).and_then(|account| account.grants.get(pattern));
+        let narrowed = before.is_some_and(|before| !before.is_subset(actions));
         self.update(account, |account| {
             if account.grants.len() >= GRANTS_PER_ACCOUNT_MAX && !account.grants.contains_key(pattern) {
                 let max = GRANTS_PER_ACCOUNT_MAX as u64;
@@ -169,7 +176,8 @@ impl Accounts {
             }
             account.grants.insert(pattern.clone(), actions.clone());
             Ok(())
-        })
+        })?;
+        Ok(narrowed)
     }
 
     pub(crate) fn revoke(&mut self, account: &AccountName, pattern: &Pattern) -> Result<(), Rejection> {

@@ -1,6 +1,7 @@
 //! The function registry: names, numbered versions of their specs, and how their launches fare.
 
 mod health;
+mod scaling;
 mod spec;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 pub use health::*;
+pub use scaling::*;
 pub use spec::*;
 
 use crate::ids::{AccountName, ChangeId, FunctionName};
@@ -20,6 +22,7 @@ pub const FUNCTIONS_MAX: usize = 100_000;
 /// Old versions kept for reference. Live instances carry what they need of theirs.
 pub const VERSIONS_MAX: usize = 10;
 
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are `Put`; a box would only cost")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Creates the function or gives it a new version. `change` tells a repeat from a new change.
@@ -65,6 +68,7 @@ impl Function {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Functions {
+    #[serde(deserialize_with = "crate::maps::map")]
     by_name: OrdMap<FunctionName, Arc<Function>>,
 }
 

@@ -4,22 +4,60 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ScalingPolicy;
+use crate::ids::PackageDigest;
 use crate::units::Millis;
 
 /// Where an instance's program comes from; it also decides which engine can run it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Source {
     /// A container image, run by the Docker engine.
     Image(String),
     /// A program and its arguments, run by the process engine.
     Command(Vec<String>),
+    /// An image of an archive that the cluster keeps.
+    PackagedImage { package: PackageDigest, image: String },
+    /// A program of a folder that the cluster keeps; a relative path is one in that folder.
+    PackagedCommand { package: PackageDigest, command: Vec<String> },
 }
 
 impl Source {
     pub fn engine(&self) -> EngineKind {
         match self {
-            Source::Image(_) => EngineKind::Docker,
-            Source::Command(_) => EngineKind::Process,
+            Source::Image(_) | Source::PackagedImage { .. } => EngineKind::Docker,
+            Source::Command(_) | Source::PackagedCommand { .. } => EngineKind::Process,
+        }
+    }
+
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Source::Image(image) | Source::PackagedImage { image, .. } => Some(image),
+            Source::Command(_) | Source::PackagedCommand { .. } => None,
+        }
+    }
+
+    pub fn command(&self) -> Option<&[String]> {
+        match self {
+            Source::Command(command) | Source::PackagedCommand { command, .. } => Some(command),
+            Source::Image(_) | Source::PackagedImage { .. } => None,
+        }
+    }
+
+    pub fn package(&self) -> Option<PackageDigest> {
+        match self {
+            Source::PackagedImage { package, .. } | Source::PackagedCommand { package, .. } => Some(*package),
+            Source::Image(_) | Source::Command(_) => None,
+        }
+    }
+
+    /// What a host must have before it can launch at once, as reports name it: an image or a package.
+    pub fn needs(&self) -> Option<String> {
+        match self {
+            Source::Image(image) => Some(image.clone()),
+            Source::Command(_) => None,
+            Source::PackagedImage { package, .. } | Source::PackagedCommand { package, .. } => {
+                Some(package.to_string())
+            }
         }
     }
 }
@@ -60,21 +98,6 @@ pub enum UsageDurability {
     Replicated,
 }
 
-/// When instances are launched and brought down. See [`crate::autoscaler`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScalingPolicy {
-    /// Instances kept even when idle.
-    pub min: u32,
-    /// Instances never exceeded.
-    pub max: u32,
-    /// The utilization the autoscaler steers to, in thousandths (700 is 0.7).
-    pub target_permille: u32,
-    /// The span utilization is averaged over, and the calm needed before scaling down.
-    pub window: Millis,
-    /// Idle time after which the last instances are brought down.
-    pub keep_alive: Millis,
-}
-
 /// A function as its owner wants it run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -113,9 +136,6 @@ pub const WAITING_MAX: u32 = 100_000;
 /// A day: longer work belongs in a queue, not behind an open connection.
 pub const TIMEOUT_MAX: Millis = Millis::from_secs(24 * 3600);
 pub const STARTUP_TIMEOUT_MAX: Millis = Millis::from_secs(3600);
-pub const WINDOW_MIN: Millis = Millis(500);
-pub const WINDOW_MAX: Millis = Millis::from_secs(3600);
-pub const KEEP_ALIVE_MAX: Millis = Millis::from_secs(30 * 24 * 3600);
 
 /// A field of a spec that is out of bounds, and the bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -142,17 +162,20 @@ impl Spec {
         within("timeout_ms", self.timeout.0, 1, TIMEOUT_MAX.0)?;
         within("startup_timeout_ms", self.startup_timeout.0, 1, STARTUP_TIMEOUT_MAX.0)?;
         within("queue.max_waiting", u64::from(self.max_waiting), 0, u64::from(WAITING_MAX))?;
-        self.validate_scaling()?;
+        self.scaling.validate()?;
         check(self.text_bytes() <= SPEC_TEXT_MAX, "env", "the spec's texts exceed 24 KiB together")
     }
 
     fn validate_source(&self) -> Result<(), InvalidSpec> {
         match &self.source {
-            Source::Image(image) => {
+            Source::PackagedImage { image, .. } if image.contains('@') => {
+                check(false, "image", "names an image of the package by its tag, not by a digest")
+            }
+            Source::Image(image) | Source::PackagedImage { image, .. } => {
                 let plain = !image.is_empty() && image.bytes().all(|b| b.is_ascii_graphic());
                 check(plain, "image", "must be a non-empty image reference without spaces")
             }
-            Source::Command(words) => {
+            Source::Command(words) | Source::PackagedCommand { command: words, .. } => {
                 check(words.first().is_some_and(|w| !w.is_empty()), "command", "must name a program")?;
                 check(!words.iter().any(|w| w.contains('\0')), "command", "must not contain a NUL character")
             }
@@ -168,19 +191,12 @@ impl Spec {
         Ok(())
     }
 
-    fn validate_scaling(&self) -> Result<(), InvalidSpec> {
-        let scaling = &self.scaling;
-        within("scaling.max", u64::from(scaling.max), 1, u64::from(INSTANCES_MAX))?;
-        within("scaling.min", u64::from(scaling.min), 0, u64::from(scaling.max))?;
-        within("scaling.target_utilization (in thousandths)", u64::from(scaling.target_permille), 1, 1000)?;
-        within("scaling.window_ms", scaling.window.0, WINDOW_MIN.0, WINDOW_MAX.0)?;
-        within("scaling.keep_alive_ms", scaling.keep_alive.0, 0, KEEP_ALIVE_MAX.0)
-    }
-
     fn text_bytes(&self) -> usize {
         let source = match &self.source {
-            Source::Image(image) => image.len(),
-            Source::Command(words) => words.iter().map(String::len).sum(),
+            Source::Image(image) | Source::PackagedImage { image, .. } => image.len(),
+            Source::Command(words) | Source::PackagedCommand { command: words, .. } => {
+                words.iter().map(String::len).sum()
+            }
         };
         let env: usize = self.env.iter().map(|(k, v)| k.len() + v.len()).sum();
         source + env + self.readiness_path.as_ref().map_or(0, String::len)
@@ -191,13 +207,14 @@ fn check(ok: bool, field: &str, problem: &str) -> Result<(), InvalidSpec> {
     if ok { Ok(()) } else { Err(InvalidSpec { field: field.to_owned(), problem: problem.to_owned() }) }
 }
 
-fn within(field: &str, value: u64, min: u64, max: u64) -> Result<(), InvalidSpec> {
+pub(super) fn within(field: &str, value: u64, min: u64, max: u64) -> Result<(), InvalidSpec> {
     let ok = (min..=max).contains(&value);
     check(ok, field, &format!("{value} is not between {min} and {max}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::KeepAlive;
     use super::*;
 
     pub(crate) fn spec() -> Spec {
@@ -214,9 +231,10 @@ mod tests {
             scaling: ScalingPolicy {
                 min: 0,
                 max: 10,
+                step: None,
                 target_permille: 700,
                 window: Millis(60_000),
-                keep_alive: Millis(300_000),
+                keep_alive: KeepAlive::Fixed(Millis(300_000)),
             },
             max_waiting: 1000,
             payer: Payer::Owner,

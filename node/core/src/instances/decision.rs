@@ -48,6 +48,7 @@ pub struct Inputs {
 /// The last decisions, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
+    #[serde(deserialize_with = "crate::maps::map")]
     kept: OrdMap<u64, (Timestamp, Decision)>,
     next: u64,
 }

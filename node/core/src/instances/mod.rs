@@ -80,15 +80,20 @@ pub struct Instance {
     pub draining_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     /// Busy time by account so far, for splitting its cost among its callers.
+    #[serde(deserialize_with = "crate::maps::map")]
     pub busy_by: OrdMap<AccountName, Millis>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
+    #[serde(deserialize_with = "crate::maps::map")]
     by_id: OrdMap<InstanceId, Arc<Instance>>,
+    #[serde(deserialize_with = "crate::maps::map_of_sets")]
     live_by_function: OrdMap<FunctionName, OrdSet<InstanceId>>,
+    #[serde(deserialize_with = "crate::maps::map_of_sets")]
     live_by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
     /// Ended instances, those that ended first come first.
+    #[serde(deserialize_with = "crate::maps::map")]
     finished: OrdMap<(Timestamp, Generation), InstanceId>,
     last_generation: Generation,
     decisions: Decisions,

@@ -63,6 +63,8 @@ pub enum Trigger {
     Utilization,
     /// A new version replaces an old one.
     Rollout,
+    /// It is expected to be asked for soon.
+    Prewarm,
 }
 
 /// The most accounts named in a cause: enough to charge a burst, few enough for a log record.
@@ -88,6 +90,8 @@ pub enum DrainReason {
     NodeDraining,
     /// More are running than the policy's `max`.
     AboveMaximum,
+    /// By its habits it will not be asked for soon.
+    NotExpected,
 }
 
 impl fmt::Display for DrainReason {
@@ -99,6 +103,7 @@ impl fmt::Display for DrainReason {
             DrainReason::FunctionDeleted => "the function was deleted",
             DrainReason::NodeDraining => "its node is being drained",
             DrainReason::AboveMaximum => "more instances than the maximum",
+            DrainReason::NotExpected => "by its habits not asked for soon",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The counts of one ledger row.
+//! The counts of a ledger row.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,5 +49,23 @@ impl InstanceTime {
         self.memory_mb_ms += other.memory_mb_ms;
         self.startup_millis += other.startup_millis;
         self.burst_startup_millis += other.burst_startup_millis;
+    }
+}
+
+/// Both of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    pub usage: Usage,
+    pub time: InstanceTime,
+}
+
+impl Sums {
+    pub fn add(&mut self, other: &Sums) {
+        self.usage.add(&other.usage);
+        self.time.add(&other.time);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Sums::default()
     }
 }

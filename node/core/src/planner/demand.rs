@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::Memory;
-
 use super::hosts::Hosts;
 use super::memory::FunctionMemory;
+use super::{Context, Known, Memory};
+use crate::functions::KeepAlive;
 use crate::ids::{AccountName, FunctionName, NodeId};
 use crate::instances::{CAUSE_ACCOUNTS_MAX, Phase};
 use crate::observation::InstanceLoad;
 use crate::state::ClusterState;
-use crate::units::Millis;
+use crate::units::{Millis, Timestamp};
 use crate::window::Counters;
 
 /// The requests that wait for one function, at all entry nodes together.
@@ -56,36 +56,51 @@ pub(super) fn queues(state: &ClusterState, hosts: &Hosts<'_>) -> BTreeMap<Functi
 
 /// Takes the counters of the reports into the windows of their functions. Instances that drain are
 /// left out: what they still do will not be asked of the others.
-pub(super) fn measure(state: &ClusterState, hosts: &Hosts<'_>, elapsed: Millis, memory: &mut Memory) {
-    for (node, host) in &hosts.by_id {
+pub(super) fn measure(context: &Context<'_>, memory: &mut Memory) {
+    for (node, host) in &context.hosts.by_id {
         let Some(heard) = host.heard else { continue };
-        let at = Millis(elapsed.0.saturating_sub(heard.age.0));
         for load in &heard.report.instances {
-            measure_instance(state, *node, at, load, elapsed, memory);
+            measure_instance(context, *node, heard.age, load, memory);
         }
     }
 }
 
 fn measure_instance(
-    state: &ClusterState,
+    context: &Context<'_>,
     node: NodeId,
-    at: Millis,
+    age: Millis,
     load: &InstanceLoad,
-    elapsed: Millis,
     memory: &mut Memory,
 ) {
+    let state = context.state;
     let Some(instance) = state.instances.get(load.instance) else { return };
     let Some(function) = state.functions.get(instance.function.as_str()) else { return };
     if instance.node != node || instance.phase != Phase::Ready {
         return;
     }
     let policy = &function.current().spec.scaling;
-    let known = FunctionMemory::of(&mut memory.functions, &instance.function, policy.window, elapsed);
+    let known = FunctionMemory::of(&mut memory.functions, &instance.function, policy.window, context.elapsed);
     let now = Counters::from(load);
-    let before = memory.counters.insert(load.instance, now);
-    let delta = now.since(before, policy.window);
+    let at = Millis(context.elapsed.0.saturating_sub(age.0));
+    let before = memory.counters.get(&load.instance).copied();
+    let delta = now.since(before.map(|before| before.counters), policy.window);
     known.window.add(at, delta, instance.concurrency);
-    if load.in_flight > 0 || delta.busy_ms > 0 || delta.completed > 0 {
-        known.last_asked = known.last_asked.max(at);
+    let served = delta.busy_ms > 0 || delta.completed > 0;
+    let used_at = (load.in_flight > 0 || served).then_some(at);
+    known.last_asked = known.last_asked.max(used_at.unwrap_or_default());
+    let used_at = used_at.max(before.and_then(|before| before.used_at));
+    memory.counters.insert(load.instance, Known { counters: now, used_at });
+    if policy.keep_alive == KeepAlive::Adaptive && delta.ready_ms > 0 {
+        // As in the window: an instance is never busier than its slots.
+        let busy_ms =
+            delta.busy_ms.min(delta.ready_ms.saturating_mul(u64::from(instance.concurrency.max(1))));
+        known.lately.add(at, busy_ms, delta.ready_ms);
+    }
+    // What a new leader hears for the first time may be long ago.
+    if policy.keep_alive == KeepAlive::Adaptive && (load.in_flight > 0 || served && before.is_some()) {
+        let until = Timestamp(context.now.0.saturating_sub(age.0));
+        // It was asked at some time since the report before.
+        let from = Timestamp(until.0.saturating_sub(delta.ready_ms));
+        known.notes.asked(from, until, state.habits.get(instance.function.as_str()));
     }
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::census::{Census, Member, count};
 use super::demand::Queue;
 use super::memory::FunctionMemory;
-use super::{Context, Memory};
-use crate::autoscaler::{self, Demand, STEP_MIN, Supply, Why};
-use crate::functions::{Function, ScalingPolicy, Source};
+use super::{Context, Memory, levels};
+use crate::autoscaler::{self, Demand, Supply, Why};
+use crate::functions::{Function, ScalingPolicy};
 use crate::ids::{ChangeId, FunctionName, InstanceId, NodeId};
 use crate::instances::{Command as C, DecidedAction, Decision, DrainReason, Inputs, LaunchCause, Trigger};
 use crate::nodes::Resources;
@@ -37,11 +37,19 @@ pub(super) fn plan(
     known.last_active = context.elapsed;
     let unused = |m: &Member<'_>| {
         let young = m.instance.ready_at.is_some_and(|at| context.now.since(at) < UNUSED_GRACE);
-        young && memory.counters.get(&m.id).is_none_or(|counters| counters.completed == 0)
+        // One that was launched ahead of need has no request on its way.
+        let asked = m.instance.cause.trigger != Trigger::Prewarm;
+        young && asked && memory.counters.get(&m.id).is_none_or(|known| known.counters.completed == 0)
     };
-    let expected = census.staying_ready.iter().any(unused);
+    let on_its_way = census.staying_ready.iter().any(unused);
+    let in_use = |m: &&Member<'_>| {
+        let used_at = memory.counters.get(&m.id).and_then(|known| known.used_at);
+        m.in_flight > 0 || used_at.is_some_and(|at| at.0 + levels::AT_ONCE.0 > context.elapsed.0)
+    };
+    let ready = census.staying_ready.iter().chain(&census.leaving_ready);
+    let used = u32::try_from(ready.filter(in_use).count()).expect("bounded by the maximum");
     let supply = census.supply(context, function);
-    let demand = known.demand(context, queue, &census, expected);
+    let demand = known.demand(context, name, queue, &census, on_its_way, used, &mut memory.forecasts);
     let calm_for = known.calm_for(autoscaler::is_calm(policy, &demand, supply), context.elapsed);
     let decision = autoscaler::desired(policy, &demand, supply, calm_for);
     let inputs = Inputs {
@@ -66,6 +74,7 @@ pub(super) fn plan(
         supply,
         decision,
         inputs,
+        idle_for: demand.idle_for,
         target,
         placed,
         room,
@@ -102,6 +111,7 @@ struct Turn<'t, 'a> {
     supply: Supply,
     decision: autoscaler::Decision,
     inputs: Inputs,
+    idle_for: Option<Millis>,
     target: u32,
     /// Placed in this turn.
     placed: BTreeMap<NodeId, u32>,
@@ -167,7 +177,7 @@ impl Turn<'_, '_> {
             .any(|m| m.instance.ready_at.is_some_and(|at| at > health.last_failure_at));
         let step = match health.consecutive_failures > 0 && !proven {
             true => 1,
-            false => self.census.ready().max(STEP_MIN),
+            false => autoscaler::step(&self.function.current().spec.scaling, self.census.ready()),
         };
         step.saturating_sub(count(&self.census.staying_launching))
     }
@@ -191,10 +201,7 @@ impl Turn<'_, '_> {
     fn choose(&self) -> Result<NodeId, NoPlace> {
         let spec = &self.function.current().spec;
         let need = Need { resources: resources(self.function), engine: spec.source.engine() };
-        let image = match &spec.source {
-            Source::Image(image) => Some(image),
-            Source::Command(_) => None,
-        };
+        let image = spec.source.needs();
         let hosts = &self.context.hosts.by_id;
         let candidates: Vec<Candidate> = hosts
             .iter()
@@ -205,6 +212,7 @@ impl Turn<'_, '_> {
                 has_engine: host.node.profile.engines.contains(&need.engine),
                 free: host.free,
                 has_image: image
+                    .as_ref()
                     .is_none_or(|image| host.heard.is_some_and(|heard| heard.report.images.contains(image))),
                 has_demand: self.queue.by_node.contains_key(id),
                 instances: self.instances_on(*id),
@@ -228,6 +236,10 @@ impl Turn<'_, '_> {
         let (trigger, reason) = match self.decision.why {
             _ if !grows => (Trigger::Rollout, "takes the place of one that leaves".to_owned()),
             why @ Why::Queued => (Trigger::Queued, why.to_string()),
+            why @ Why::Expected => {
+                let secs = self.idle_for.unwrap_or_default().0 / 1000;
+                (Trigger::Prewarm, format!("{why}, after {secs} s of idle time"))
+            }
             why @ Why::Minimum => (Trigger::Minimum, why.to_string()),
             why => (Trigger::Utilization, why.to_string()),
         };
@@ -253,6 +265,7 @@ impl Turn<'_, '_> {
         for member in leaving {
             let reason = match () {
                 () if self.decision.why == Why::Idle => DrainReason::Idle,
+                () if self.decision.why == Why::NotExpected => DrainReason::NotExpected,
                 () if self.is_current(&member) => DrainReason::NodeDraining,
                 () => DrainReason::OldVersion,
             };
@@ -266,6 +279,7 @@ impl Turn<'_, '_> {
         surplus.truncate(usize::try_from(staying.saturating_sub(self.decision.desired)).expect("fits"));
         let reason = match self.decision.why {
             Why::Idle => DrainReason::Idle,
+            Why::NotExpected => DrainReason::NotExpected,
             Why::AboveMaximum => DrainReason::AboveMaximum,
             _ => DrainReason::LowUtilization,
         };

@@ -8,8 +8,10 @@ use crate::instances::Instance;
 use crate::nodes::{self, Condition, Node, Resources};
 use crate::observation::{Heard, InstanceLoad, Observed};
 use crate::state::{ClusterState, Command};
-use crate::units::Millis;
+use crate::units::{Millis, Timestamp};
 
+/// A node that has run for so long has not just been started together with all others.
+const SETTLED_AFTER: Millis = Millis::from_secs(10);
 /// The most that one plan adds to a node's silence. A leader that was paused has heard nothing
 /// either; this gives the nodes the time to be heard again.
 const STEP_MAX: Millis = Millis::from_secs(1);
@@ -66,7 +68,9 @@ pub(super) fn judge<'a>(
     state: &'a ClusterState,
     observed: &'a Observed,
     memory: &mut Memory,
+    now: Timestamp,
 ) -> (Hosts<'a>, Vec<Command>) {
+    let settled = is_settled(state, observed, now);
     let step = Millis(observed.elapsed.0.saturating_sub(memory.last_plan.unwrap_or_default().0));
     let step = step.min(STEP_MAX);
     memory.nodes.retain(|id, _| state.nodes.get(*id).is_some());
@@ -79,7 +83,8 @@ pub(super) fn judge<'a>(
         let fresh = heard.is_some() && known.silence <= memory.limits.fresh_within;
         let reports = heard.filter(|h| fresh && h.report.incarnation == node.incarnation);
         let mut host = Host { condition: node.condition, node, free: node.free(), heard: reports };
-        if let Some(condition) = change(node, &known, heard.is_some(), reports.is_some(), &memory.limits) {
+        let patient = heard.is_none() && !(settled && has_run(node, now));
+        if let Some(condition) = change(node, &known, patient, reports.is_some(), &memory.limits) {
             let reason = match condition {
                 Condition::Down => format!("silent for {}", known.silence),
                 Condition::Ready | Condition::Draining => "heard again".to_owned(),
@@ -130,9 +135,28 @@ fn listen(
     known.clone()
 }
 
-/// The condition a node should get, if another than it has.
-fn change(node: &Node, known: &NodeMemory, heard: bool, reports: bool, limits: &Limits) -> Option<Condition> {
-    let limit = if heard { limits.down_after } else { limits.returning_after };
+/// Whether somebody who is heard has run for so long that a node which is not heard is no node that
+/// comes back after a restart of all: it was lost together with the last leader, or was that leader.
+fn is_settled(state: &ClusterState, observed: &Observed, now: Timestamp) -> bool {
+    state.nodes.iter().any(|(id, node)| {
+        let heard = observed.nodes.get(&id);
+        heard.is_some_and(|heard| heard.report.incarnation == node.incarnation) && has_run(node, now)
+    })
+}
+
+fn has_run(node: &Node, now: Timestamp) -> bool {
+    now.since(node.changed_at) >= SETTLED_AFTER
+}
+
+/// The condition a node should get, if another than it has. One that may be on its way back is given longer.
+fn change(
+    node: &Node,
+    known: &NodeMemory,
+    patient: bool,
+    reports: bool,
+    limits: &Limits,
+) -> Option<Condition> {
+    let limit = if patient { limits.returning_after } else { limits.down_after };
     match node.condition {
         Condition::Down => {
             reports.then_some(if node.drain_wanted { Condition::Draining } else { Condition::Ready })

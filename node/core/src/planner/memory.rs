@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::Context;
 use super::census::Census;
 use super::demand::Queue;
+use super::levels::{Lately, Levels};
+use super::notes::{Forecasts, Notes, is_adaptive};
 use crate::autoscaler::Demand;
 use crate::ids::FunctionName;
 use crate::units::Millis;
@@ -27,6 +29,9 @@ pub(super) struct FunctionMemory {
     /// The last known mean duration of a request.
     mean_duration: Option<Millis>,
     held: Option<Held>,
+    pub notes: Notes,
+    pub lately: Lately,
+    pub levels: Levels,
 }
 
 /// The last recorded reason for not doing what is wanted.
@@ -52,6 +57,9 @@ impl FunctionMemory {
             last_active: elapsed,
             mean_duration: None,
             held: None,
+            notes: Notes::default(),
+            lately: Lately::default(),
+            levels: Levels::default(),
         });
         if known.window.span() != span {
             known.window = Window::new(span);
@@ -60,18 +68,36 @@ impl FunctionMemory {
         known
     }
 
+    /// `on_its_way`: an instance has not served yet the request it was launched for; `used`: so many were in use
+    /// lately.
+    #[expect(clippy::too_many_arguments, reason = "called once, where all of it is at hand")]
     pub(super) fn demand(
         &mut self,
         context: &Context<'_>,
+        name: &FunctionName,
         queue: &Queue,
         census: &Census<'_>,
-        expected: bool,
+        on_its_way: bool,
+        used: u32,
+        forecasts: &mut Forecasts,
     ) -> Demand {
         let at = context.elapsed;
-        let asked = queue.waiting > 0 || census.in_flight > 0 || expected;
-        if asked {
+        let habit = context.state.habits.get(name.as_str());
+        let adaptive = is_adaptive(context.state, name);
+        let asked = queue.waiting > 0 || census.in_flight > 0;
+        if asked && adaptive {
+            self.notes.asked(context.now, context.now, habit);
+        }
+        if asked || on_its_way {
             self.last_asked = at;
         }
+        let idle_for = || {
+            let known = self.notes.idle_for(habit, context.now).filter(|_| adaptive);
+            known.unwrap_or(Millis(at.0.saturating_sub(self.last_asked.0)))
+        };
+        let idle_for = (!asked && !on_its_way).then(idle_for);
+        let outlook = idle_for.filter(|_| adaptive).map(|idle_for| forecasts.outlook(name, habit, idle_for));
+        let kept = if adaptive { self.kept(context, name, queue, census, used) } else { 0 };
         self.mean_duration = self.window.mean_duration(at).or(self.mean_duration);
         Demand {
             busy_milli_slots: self.window.busy_milli_slots(at),
@@ -79,9 +105,28 @@ impl FunctionMemory {
             waiting: queue.waiting,
             oldest_wait: Millis(queue.oldest_ms),
             mean_duration: self.mean_duration,
-            idle_for: (!asked).then(|| Millis(at.0.saturating_sub(self.last_asked.0))),
+            idle_for,
+            outlook: outlook.unwrap_or_default(),
+            kept,
             informed: context.hosts.informed(at, self.window.span()),
         }
+    }
+
+    /// How many instances are worth keeping for what was needed at once before.
+    fn kept(
+        &mut self,
+        context: &Context<'_>,
+        name: &FunctionName,
+        queue: &Queue,
+        census: &Census<'_>,
+        used: u32,
+    ) -> u32 {
+        let Some(function) = context.state.functions.get(name.as_str()) else { return 0 };
+        let concurrency = function.current().spec.concurrency;
+        let served = self.lately.needed(used, concurrency, context.elapsed);
+        let unserved = queue.waiting.saturating_sub(census.idle_slots).div_ceil(concurrency.max(1));
+        self.levels.used(served.saturating_add(unserved), context.elapsed);
+        self.levels.kept(context.elapsed)
     }
 
     pub(super) fn calm_for(&mut self, calm: bool, elapsed: Millis) -> Millis {

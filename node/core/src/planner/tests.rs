@@ -1,10 +1,12 @@
+mod ancestor;
+mod placement;
 mod world;
 
 use std::collections::BTreeSet;
 
 use self::world::*;
 use super::*;
-use crate::functions::Source;
+use crate::functions::{KeepAlive, ScalingPolicy, Source};
 use crate::instances::{self, DecidedAction, DrainReason, Phase, Trigger};
 use crate::nodes::Condition;
 
@@ -78,23 +80,6 @@ fn requests_on_their_way_to_idle_slots_are_no_reason() {
     assert_eq!(placements(&world.tick()).len(), 1);
 }
 
-/// One function's load was counted in another's ratio.
-#[test]
-fn functions_are_measured_apart() {
-    let mut world = running(1, 2);
-    world.put("g", |_| {});
-    world.waiting("g", &[(1, 1, 0)]);
-    world.ticks(SECOND);
-    world.waiting("g", &[]);
-    world.load("g", 9000);
-    world.load("f", 200);
-    world.ticks(Millis::from_secs(9));
-    assert!(world.ready("g") > 1);
-    assert_eq!(world.ready("f"), 2);
-    assert!(world.memory.utilization_permille("f").unwrap() < 500);
-    assert!(world.memory.utilization_permille("g").unwrap() > 900);
-}
-
 #[test]
 fn down_only_after_a_calm_window_and_to_zero_after_keep_alive() {
     let mut world = running(1, 4);
@@ -116,7 +101,7 @@ fn down_only_after_a_calm_window_and_to_zero_after_keep_alive() {
 #[test]
 fn without_keep_alive_an_instance_goes_when_it_has_served() {
     let mut world = World::new(1);
-    world.put("f", |spec| spec.scaling.keep_alive = Millis(0));
+    world.put("f", |spec| spec.scaling.keep_alive = KeepAlive::Fixed(Millis(0)));
     world.ticks(Millis::from_secs(12));
     world.waiting("f", &[(1, 1, 0)]);
     world.ticks(Millis(750));
@@ -134,7 +119,7 @@ fn without_keep_alive_an_instance_goes_when_it_has_served() {
 #[test]
 fn an_instance_that_nobody_uses_is_not_kept_for_ever() {
     let mut world = World::new(1);
-    world.put("f", |spec| spec.scaling.keep_alive = Millis(0));
+    world.put("f", |spec| spec.scaling.keep_alive = KeepAlive::Fixed(Millis(0)));
     world.ticks(Millis::from_secs(12));
     world.waiting("f", &[(1, 1, 0)]);
     world.ticks(Millis(500));
@@ -364,7 +349,7 @@ fn the_instance_given_up_costs_least() {
         }
         world.loads.clear();
         world.in_flight.clear();
-        world.load("f", 5400);
+        world.load("f", 4800);
         assert_eq!(ids.len(), 3, "{case}");
         edit(&mut world, &ids);
         let drained = drains(&world.ticks(Millis::from_secs(14)));
@@ -448,4 +433,186 @@ fn what_is_forgotten_in_the_state_is_forgotten_here() {
     world.ticks(Millis::from_secs(700));
     assert_eq!(world.memory.counters.len(), 0);
     assert_eq!(world.memory.functions.len(), 0);
+}
+
+/// Calls `f` once: a request waits, an instance comes up or is there, serves for a second, and is idle.
+/// Answers whether it found an instance ready.
+fn call(world: &mut World) -> bool {
+    let warm = world.ready("f") > 0;
+    if !warm {
+        world.waiting("f", &[(1, 1, 0)]);
+        while world.ready("f") == 0 {
+            world.tick();
+        }
+        world.waiting("f", &[]);
+    }
+    world.load("f", 1000);
+    world.in_flight = world.of("f", Phase::Ready).iter().take(1).map(|(id, _)| (*id, 1)).collect();
+    world.ticks(SECOND);
+    world.in_flight.clear();
+    world.load("f", 0);
+    warm
+}
+
+/// `f` scaled by its habits, and called every twenty minutes, `calls` times.
+fn called_every_20_minutes(calls: usize) -> World {
+    let mut world = World::new(2);
+    world.put("f", |spec| spec.scaling.keep_alive = KeepAlive::Adaptive);
+    world.ticks(Millis::from_secs(20));
+    for _ in 0..calls {
+        call(&mut world);
+        world.ticks(Millis::from_secs(1199));
+    }
+    world
+}
+
+/// Seconds at which an instance was there, of the `secs` that pass.
+fn warm_secs(world: &mut World, secs: u64) -> u64 {
+    let mut warm = 0;
+    for _ in 0..secs {
+        world.ticks(SECOND);
+        warm += u64::from(world.live("f") > 0);
+    }
+    warm
+}
+
+#[test]
+fn a_function_called_every_20_minutes_is_warm_at_the_20th_and_not_in_between() {
+    let mut world = called_every_20_minutes(5);
+    for round in 0..3 {
+        assert!(call(&mut world), "warm at the 20th minute, in round {round}");
+        assert!(warm_secs(&mut world, 60) <= 12, "let go once it has served");
+        assert_eq!(warm_secs(&mut world, 900), 0, "and not there in between");
+        world.ticks(Millis::from_secs(1199 - 960));
+    }
+    let prewarmed = world.of("f", Phase::Ready);
+    assert!(prewarmed.iter().all(|(_, i)| i.cause.trigger == Trigger::Prewarm), "{prewarmed:?}");
+    // Nobody comes: it goes again, and does not come back.
+    let kept = warm_secs(&mut world, 1200);
+    assert!(kept < 600 && world.live("f") == 0, "{kept} s");
+    assert_eq!(warm_secs(&mut world, 7200), 0);
+}
+
+#[test]
+fn habits_survive_a_change_of_the_leader() {
+    let mut world = called_every_20_minutes(6);
+    call(&mut world);
+    world.ticks(Millis::from_secs(300));
+    world.elect();
+    world.ticks(Millis::from_secs(1199 - 300));
+    assert!(call(&mut world), "the new leader knows when it is expected");
+    // And one that is elected while an instance is kept ready does not let it go, nor count itself as a caller.
+    world.ticks(Millis::from_secs(1190));
+    assert_eq!(world.ready("f"), 1);
+    world.elect();
+    world.ticks(Millis::from_secs(9));
+    assert!(call(&mut world));
+    let habit = world.state.habits.get("f").unwrap();
+    let twenty =
+        |(bucket, _): &(crate::habits::Bucket, u16)| (1150..1250).contains(&(bucket.start().0 / 1000));
+    assert!(habit.idle.weights().iter().all(twenty), "no idle time was made up: {habit:?}");
+    assert!((6..=9).contains(&habit.idle.samples()), "{habit:?}");
+}
+
+#[test]
+fn habits_are_written_down_now_and_then() {
+    let mut world = World::new(1);
+    world.put("f", |spec| spec.scaling.keep_alive = KeepAlive::Adaptive);
+    world.ticks(Millis::from_secs(20));
+    let rows = |commands: &[Command]| {
+        commands.iter().filter(|command| matches!(command, Command::Habits(_))).count()
+    };
+    call(&mut world);
+    let mut written = 0;
+    for _ in 0..100 {
+        call(&mut world);
+        written += rows(&world.ticks(Millis::from_secs(2)));
+    }
+    assert!((20..=35).contains(&written), "{written} rows in 300 s");
+    assert_eq!(rows(&world.ticks(Millis::from_secs(20))), 1);
+    assert_eq!(rows(&world.ticks(Millis::from_secs(600))), 0, "nothing happens, nothing is written");
+    let samples = world.state.habits.get("f").unwrap().idle.samples();
+    assert!(samples >= 90, "{samples} of 100 idle times of two seconds");
+    world.put("f", |spec| spec.scaling.keep_alive = KeepAlive::Fixed(SECOND));
+    assert!(world.state.habits.is_empty(), "who does not scale by habits has none");
+}
+
+/// Load that goes and comes back within minutes finds what it left, where a fixed keep-alive keeps the last one.
+#[test]
+fn what_load_leaves_for_minutes_is_kept_where_habits_say_so() {
+    for (keep_alive, left) in [(KeepAlive::Adaptive, 5), (KeepAlive::Fixed(Millis::from_secs(600)), 1)] {
+        let mut world = World::new(2);
+        world.put("f", |spec| spec.scaling.keep_alive = keep_alive);
+        world.ticks(Millis::from_secs(20));
+        for _ in 0..6 {
+            world.load("f", 3_000);
+            world.waiting("f", &[(1, 1, 0)]);
+            world.ticks(Millis(500));
+            world.waiting("f", &[]);
+            world.ticks(Millis::from_secs(30));
+            world.load("f", 100);
+            world.ticks(Millis::from_secs(270));
+        }
+        assert_eq!(world.live("f"), left, "{keep_alive:?}");
+        world.load("f", 0);
+        world.ticks(Millis::from_secs(12 * 3600));
+        assert_eq!(world.live("f"), 0, "{keep_alive:?}: not for ever");
+    }
+}
+
+#[test]
+fn a_plan_without_room_for_more_says_so() {
+    let mut world = World::new(10);
+    world.put("f", |spec| {
+        spec.scaling = ScalingPolicy { min: 40, max: 40, step: Some(40), ..spec.scaling.clone() };
+    });
+    let mut launched = 0;
+    for _ in 0..2 {
+        launched += placements(&world.tick()).len();
+        assert!(world.memory.is_full(), "{launched} of 40");
+    }
+    launched += placements(&world.tick()).len();
+    assert_eq!((launched, world.memory.is_full()), (40, false));
+}
+
+/// A leader that dies takes its instances with it, and its successor never hears it.
+#[test]
+fn a_dead_leaders_instances_are_replaced_as_soon_as_any_others() {
+    let mut world = running(3, 3);
+    world.load("f", 3 * 600);
+    world.silent.insert(3);
+    world.elect();
+    let plan = world.ticks(Millis(2250));
+    assert_eq!(conditions(&plan), [(3, Condition::Down)]);
+    assert!(placements(&plan).iter().all(|(_, node)| node.0 != 3));
+    // After a restart of everything nobody has run for long, and who is late is given time.
+    let mut world = World::new(3);
+    world.silent.insert(3);
+    assert_eq!(conditions(&world.ticks(Millis(4750))), []);
+}
+
+/// Seconds from the death of a host to ready replacements, in all: within the promise of three.
+#[test]
+fn what_a_dead_host_ran_is_replaced_within_three_seconds() {
+    let mut world = World::new(3);
+    world.put("f", |spec| spec.scaling.min = 3);
+    world.ticks(Millis::from_secs(12));
+    assert_eq!(world.ready("f"), 3);
+    world.silent.insert(2);
+    world.ticks(Millis::from_secs(3));
+    let nodes: BTreeSet<u64> = world.of("f", Phase::Ready).iter().map(|(_, i)| i.node.0).collect();
+    assert_eq!((world.ready("f"), nodes), (3, [1, 3].into()));
+}
+
+#[test]
+fn a_step_of_ones_own() {
+    let mut world = World::new(4);
+    world.put("f", |spec| spec.scaling.step = Some(2));
+    world.frozen = true;
+    world.waiting("f", &[(1, 9, 0)]);
+    assert_eq!(placements(&world.tick()).len(), 2);
+    assert_eq!(placements(&world.tick()).len(), 0, "no more until these are ready");
+    world.frozen = false;
+    world.ticks(Millis::from_secs(5));
+    assert_eq!(world.ready("f"), 9);
 }

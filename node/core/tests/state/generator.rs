@@ -4,16 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_core::accounts::{Action, KeyHash, Pattern, Role};
-use muster_core::functions::{EngineKind, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use muster_core::authority::AuthoritySeed;
+use muster_core::functions::{EngineKind, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use muster_core::habits::{self, Bucket, Costs, Row};
 use muster_core::ids::{
     AccountName, ChangeId, ClusterId, FunctionName, Generation, Incarnation, InstanceId, KeyId, NodeId,
+    StoreId, TokenId,
 };
 use muster_core::instances::{
     Command as Instances, DecidedAction, Decision, DrainReason, Inputs, LaunchCause, Trigger,
 };
 use muster_core::ledger::{Command as Ledger, Usage, UsageRow};
+use muster_core::members::{Addresses, Command as Members};
 use muster_core::nodes::{Command as Nodes, Condition, Profile, Resources};
-use muster_core::units::{Millis, Timestamp};
+use muster_core::units::{Day, Millis, Timestamp};
+use muster_core::version::{self, Version};
 use muster_core::{ClusterState, Command, Entry, ProposalId, accounts, functions};
 use proptest::prelude::*;
 
@@ -21,6 +26,10 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Bootstrap(u64),
+    Refound(u64),
+    SetAuthority(u8),
+    /// Whether it is to begin there, and the version.
+    Version(bool, u16),
     CreateAccount(u8),
     DeleteAccount(u8),
     CreateKey(u8, u64),
@@ -40,6 +49,12 @@ pub(crate) enum Step {
     /// The incarnation, relative to the present one.
     Register(u8, Aim, u8),
     SetCondition(u8, Aim, u8),
+    Claim(u8, u64),
+    CreateToken(u64, Option<u8>),
+    Enroll(u64, u64),
+    Remove(u8, bool),
+    Leave(u8, Aim),
+    Expel(u8),
     Place {
         instance: u64,
         function: u8,
@@ -54,12 +69,18 @@ pub(crate) enum Step {
     MarkStopped(u64, Aim),
     Drain(u64, u8),
     Record(u64, u8),
+    /// Which function, when by the clock, and idle times in minutes.
+    Observe(u8, i64, Vec<u64>),
     Usage {
         node: u8,
         incarnation: Aim,
         batch: u64,
         rows: Vec<(u8, u8, u64, u32, u64)>,
     },
+    /// So many days back from now.
+    Keep(u32, u32),
+    /// What the leader would roll up, all of it or the first slice only.
+    RollUp(bool),
 }
 
 /// See [`Step::MarkStarting`].
@@ -86,8 +107,22 @@ impl Aim {
 /// One entry: how the proposer's clock moves, and the steps.
 pub(crate) type Draft = (i64, Vec<Step>);
 
+#[cfg(feature = "mutants")]
+#[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses the seeded bug")]
+fn choose_mutant() {
+    muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
+}
+
 pub(crate) fn drafts() -> impl Strategy<Value = Vec<Draft>> {
-    let clock = prop_oneof![4 => 0..5_000_i64, 2 => 0..4_000_000_i64, 1 => -10_000..0_i64];
+    #[cfg(feature = "mutants")]
+    choose_mutant();
+    let clock = prop_oneof![
+        8 => 0..5_000_i64,
+        4 => 0..4_000_000_i64,
+        2 => -10_000..0_i64,
+        // Days and months, for usage to be rolled up.
+        1 => 0..3_000_000_000_i64,
+    ];
     proptest::collection::vec((clock, proptest::collection::vec(step(), 1..6)), 10..70).prop_map(
         |mut drafts| {
             drafts.insert(0, (1_000_000, prologue()));
@@ -126,6 +161,9 @@ fn step() -> impl Strategy<Value = Step> {
     let place = (new_instance, function.clone(), aim.clone(), node.clone(), 0..4_u8);
     prop_oneof![
         1 => (0..2_u64).prop_map(Step::Bootstrap),
+        1 => (0..3_u64).prop_map(Step::Refound),
+        1 => (0..2_u8).prop_map(Step::SetAuthority),
+        2 => (any::<bool>(), 0..4_u16).prop_map(|(begins, version)| Step::Version(begins, version)),
         4 => account.clone().prop_map(Step::CreateAccount),
         1 => account.clone().prop_map(Step::DeleteAccount),
         2 => (account.clone(), 0..6_u64).prop_map(|(a, k)| Step::CreateKey(a, k)),
@@ -138,6 +176,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (function.clone(), any::<bool>()).prop_map(|(f, force)| Step::DeleteFunction(f, force)),
         4 => (node.clone(), ahead, 0..3_u8).prop_map(|(n, aim, profile)| Step::Register(n, aim, profile)),
         2 => (node.clone(), aim.clone(), 0..8_u8).prop_map(|(n, aim, c)| Step::SetCondition(n, aim, c)),
+        1 => (node.clone(), 0..3_u64).prop_map(|(n, store)| Step::Claim(n, store)),
+        1 => (0..4_u64, proptest::option::of(node.clone())).prop_map(|(t, old)| Step::CreateToken(t, old)),
+        1 => (0..4_u64, 0..3_u64).prop_map(|(t, store)| Step::Enroll(t, store)),
+        // Rarely of a node with a number that others use: it is gone for the rest of the log.
+        1 => (3..9_u8, any::<bool>()).prop_map(|(n, force)| Step::Remove(n, force)),
+        1 => (3..9_u8, aim.clone()).prop_map(|(n, aim)| Step::Leave(n, aim)),
+        1 => (4..9_u8).prop_map(Step::Expel),
         14 => place.prop_map(|(instance, function, version, node, trigger)| Step::Place {
             instance, function, version, node, trigger,
         }),
@@ -147,9 +192,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (instance.clone(), aim.clone()).prop_map(|(i, aim)| Step::MarkStopped(i, aim)),
         5 => (instance.clone(), 0..6_u8).prop_map(|(i, reason)| Step::Drain(i, reason)),
         2 => (0..600_u64, function.clone()).prop_map(|(id, f)| Step::Record(id, f)),
+        4 => (function.clone(), -3000..3000_i64, proptest::collection::vec(0..3000_u64, 0..5))
+            .prop_map(|(f, at, idle)| Step::Observe(f, at, idle)),
         10 => (node, aim, 0..4_u64, rows).prop_map(|(node, incarnation, batch, rows)| Step::Usage {
             node, incarnation, batch, rows,
         }),
+        1 => (0..3_u32, 0..3_u32).prop_map(|(hours, days)| Step::Keep(hours, days)),
+        3 => any::<bool>().prop_map(Step::RollUp),
     ]
 }
 
@@ -172,6 +221,13 @@ fn command(state: &ClusterState, step: &Step) -> Command {
         Step::Bootstrap(id) => {
             Command::Bootstrap { cluster: ClusterId(id), key: KeyId(100), hash: KeyHash::of("root") }
         }
+        // By the node that proposes everything here.
+        Step::Refound(id) => Command::Refound { cluster: ClusterId(id), founder: NodeId(1) },
+        Step::Version(true, version) => {
+            Command::Version(version::Command::Begin { version: Version(version) })
+        }
+        Step::Version(false, to) => Command::Version(version::Command::Raise { to: Version(to) }),
+        Step::SetAuthority(byte) => Command::SetAuthority { seed: AuthoritySeed([byte; 32]) },
         Step::CreateAccount(a) => {
             Command::Accounts(accounts::Command::Create { name: account(a), role: Role::User })
         }
@@ -211,6 +267,27 @@ fn command(state: &ClusterState, step: &Step) -> Command {
             condition: [Condition::Down, Condition::Draining, Condition::Ready][usize::from(c.min(2))],
             reason: "by the test".into(),
         }),
+        Step::Claim(n, store) => {
+            Command::Nodes(Nodes::Claim { node: NodeId(n.into()), store: StoreId(store) })
+        }
+        Step::CreateToken(token, replaces) => Command::Members(Members::CreateToken {
+            token: TokenId(token),
+            hash: KeyHash::of("secret"),
+            expires_in: Millis(1_000_000),
+            above: NodeId(3),
+            replaces: replaces.map(|old| NodeId(old.into())),
+        }),
+        Step::Enroll(token, store) => Command::Members(Members::Enroll {
+            token: TokenId(token),
+            hash: KeyHash::of("secret"),
+            store: StoreId(store),
+            addresses: Addresses { http: "h:1".into(), peer: "h:2".into() },
+        }),
+        Step::Remove(n, force) => Command::Members(Members::Remove { node: NodeId(n.into()), force }),
+        Step::Leave(n, aim) => {
+            Command::Members(Members::Leave { node: NodeId(n.into()), incarnation: incarnation(n, aim) })
+        }
+        Step::Expel(n) => Command::Members(Members::Expel { node: NodeId(n.into()) }),
         Step::Place { instance, function: f, version, node, trigger } => {
             let known = state.functions.get(function(f).as_str()).map_or(1, |f| f.current().number);
             Command::Instances(Instances::Place {
@@ -255,6 +332,19 @@ fn command(state: &ClusterState, step: &Step) -> Command {
                 reason: "by the test".into(),
             },
         }),
+        Step::Keep(hours, days) => {
+            let today = state.clock.hour().day().0;
+            let hours_from = Day(today.saturating_sub(hours));
+            Command::Ledger(Ledger::Keep { hours_from, days_from: Day(today.saturating_sub(days)).month() })
+        }
+        Step::RollUp(all) => Command::Ledger(roll_up(state, all)),
+        Step::Observe(f, at, idle) => {
+            let asked_until = Timestamp(state.clock.0.saturating_add_signed(at));
+            let idle = idle.iter().filter_map(|minutes| Bucket::of(Millis(minutes * 60_000))).collect();
+            let costs = Costs { plain: asked_until.0 % 7, pattern: asked_until.0 % 5 };
+            let rows = vec![Row { function: function(f), asked_until, idle, costs }];
+            Command::Habits(habits::Command::Observe { rows })
+        }
         Step::Usage { node, incarnation: aim, batch, rows } => {
             // Around the last one applied: old ones, the next, and gaps.
             let node_id = NodeId(node.into());
@@ -325,9 +415,10 @@ fn spec(max: u32, memory_mb: u32, by_callers: bool, process: bool) -> Spec {
         scaling: ScalingPolicy {
             min: 0,
             max,
+            step: None,
             target_permille: 700,
             window: Millis(60_000),
-            keep_alive: Millis(0),
+            keep_alive: if max > 2 { KeepAlive::Adaptive } else { KeepAlive::Fixed(Millis(0)) },
         },
         max_waiting: 10,
         payer: if by_callers { Payer::Callers } else { Payer::Owner },
@@ -344,6 +435,20 @@ fn cause(trigger: u8) -> LaunchCause {
         _ => Trigger::Queued,
     };
     LaunchCause { trigger, accounts: vec![(account(0), 2), (account(3), 1)] }
+}
+
+/// Every slice there is, or one: whether it is due, the state must say.
+fn roll_up(state: &ClusterState, all: bool) -> Ledger {
+    let take = if all { 60 } else { 1 };
+    let usage = state.ledger.usage().keys().map(|(a, f, hour)| (a.clone(), f.clone(), hour.day()));
+    let time = state.ledger.instance_time().keys().map(|(a, f, hour)| (a.clone(), f.clone(), hour.day()));
+    let days: BTreeSet<_> = usage.chain(time).collect();
+    let months: BTreeSet<_> =
+        state.rollups.days().keys().map(|(a, f, day)| (a.clone(), f.clone(), day.month())).collect();
+    Ledger::RollUp {
+        days: days.into_iter().take(take).collect(),
+        months: months.into_iter().take(take).collect(),
+    }
 }
 
 fn usage_row(state: &ClusterState, row: &(u8, u8, u64, u32, u64)) -> UsageRow {

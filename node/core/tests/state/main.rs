@@ -3,6 +3,7 @@
 
 mod generator;
 mod oracle;
+mod rollup;
 
 use muster_core::{Answer, Applied, ClusterState, Entry};
 use proptest::prelude::*;
@@ -110,8 +111,9 @@ proptest! {
         let mut state = ClusterState::default();
         let mut oracle = Oracle::default();
         for (sequence, draft) in (1..).zip(&drafts) {
-            let entry = entry(&state, draft, sequence);
+            let (entry, version) = (entry(&state, draft, sequence), state.version.get());
             let answers = answers(state.apply(&entry));
+            prop_assert!(state.version.get() >= version, "the version was lowered");
             oracle.watch(&entry, &answers, &state);
         }
     }
@@ -125,6 +127,7 @@ fn the_generator_reaches_what_it_should() {
 
     let mut runner = TestRunner::deterministic();
     let (mut accepted, mut refused, mut ended, mut live, mut rows, mut placed) = (0, 0, 0, 0, 0, 0);
+    let mut rolled_up = 0;
     for _ in 0..50 {
         let drafts = drafts().new_tree(&mut runner).unwrap().current();
         let (entries, state) = log(&drafts);
@@ -138,10 +141,13 @@ fn the_generator_reaches_what_it_should() {
         ended += state.instances.iter().filter(|(_, i)| i.phase.is_ended()).count();
         live += state.instances.live().count();
         rows += state.ledger.instance_time().len();
+        rolled_up += state.rollups.days().len() + state.rollups.months().len();
     }
     println!(
-        "{accepted} accepted, {refused} refused, {placed} placed, {ended} ended, {live} live, {rows} rows"
+        "{accepted} accepted, {refused} refused, {placed} placed, {ended} ended, {live} live, {rows} rows, \
+         {rolled_up} rolled up"
     );
+    assert!(rolled_up > 50, "{rolled_up} rows were rolled up");
     assert!(accepted > 2000 && refused > 500, "{accepted} accepted, {refused} refused");
     assert!(placed > 200 && ended > 100 && live > 20 && rows > 100, "{placed}, {ended}, {live}, {rows}");
 }

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_core::billing;
-use muster_core::ids::{FunctionName, Incarnation, InstanceId, NodeId};
+use muster_core::functions::KeepAlive;
+use muster_core::ids::{ClusterId, FunctionName, Incarnation, InstanceId, NodeId, TokenId};
 use muster_core::instances::Instance;
 use muster_core::nodes::Resources;
 use muster_core::units::Timestamp;
-use muster_core::{Answer, ClusterState, Command, Entry, instances, ledger};
+use muster_core::{Answer, ClusterState, Command, Entry, Reply, instances, ledger, members};
 
 #[derive(Default)]
 pub(crate) struct Oracle {
     clock: Timestamp,
+    cluster: Option<ClusterId>,
     /// Instances placed and not ended, with the moment of their placement.
     open: BTreeMap<InstanceId, Timestamp>,
     /// Those that ended, as they were when they did.
@@ -23,6 +25,9 @@ pub(crate) struct Oracle {
     marks: BTreeMap<NodeId, (Incarnation, u64)>,
     invocations: u64,
     busy_ms: u64,
+    /// Ids that tokens were given, and ids of nodes that were expelled.
+    reserved: BTreeMap<TokenId, NodeId>,
+    expelled: BTreeSet<NodeId>,
 }
 
 impl Oracle {
@@ -33,9 +38,11 @@ impl Oracle {
         }
         self.check_lives(state);
         self.check_conservation(state);
+        self.check_expelled(state);
         check_indexes(state);
         check_room(state);
         check_maximum(state);
+        check_habits(state);
     }
 
     fn check_clock(&mut self, entry: &Entry, state: &ClusterState) {
@@ -46,6 +53,12 @@ impl Oracle {
 
     fn note(&mut self, command: &Command, answer: &Answer) {
         match command {
+            Command::Bootstrap { cluster, .. } if answer.is_ok() => self.cluster = Some(*cluster),
+            Command::Refound { cluster, founder } if answer.is_ok() && self.cluster != Some(*cluster) => {
+                self.cluster = Some(*cluster);
+                self.marks.retain(|node, _| node == founder);
+                self.expelled.remove(founder);
+            }
             Command::Instances(instances::Command::Place { instance, .. })
                 if answer.is_ok() && !self.ended.contains_key(instance) =>
             {
@@ -59,7 +72,26 @@ impl Oracle {
                     self.busy_ms += rows.iter().map(|row| row.usage.busy_ms).sum::<u64>();
                 }
             }
+            Command::Members(members::Command::CreateToken { token, .. }) => {
+                if let Ok(Reply::Reserved { node, .. }) = answer {
+                    let given = self.reserved.iter().find(|(_, known)| *known == node);
+                    assert!(given.is_none_or(|(known, _)| known == token), "{node} was given twice");
+                    let new = self.reserved.insert(*token, *node).is_none();
+                    assert!(!new || !self.expelled.contains(node), "{node} was another's before");
+                }
+            }
+            Command::Members(members::Command::Expel { node }) if answer.is_ok() => {
+                self.expelled.insert(*node);
+            }
             _ => {}
+        }
+    }
+
+    /// Who was expelled is nowhere any more.
+    fn check_expelled(&self, state: &ClusterState) {
+        for node in &self.expelled {
+            assert!(state.members.is_removed(*node) && state.nodes.get(*node).is_none(), "{node}");
+            assert_eq!(state.instances.on_node(*node).count(), 0, "{node} has instances");
         }
     }
 
@@ -90,10 +122,14 @@ impl Oracle {
 
     /// What is charged is what ran: closed intervals in the ledger, open ones up to now.
     fn check_conservation(&self, state: &ClusterState) {
-        let charged: u64 = state.ledger.instance_time().values().map(|time| time.millis).sum();
-        assert_eq!(charged, self.ran_ms, "closed instance time");
-        let charged: u64 = state.ledger.instance_time().values().map(|time| time.memory_mb_ms).sum();
-        assert_eq!(charged, self.ran_mb_ms, "closed memory time");
+        let rollups = || state.rollups.days().values().chain(state.rollups.months().values());
+        let charged = || state.ledger.instance_time().values().chain(rollups().map(|sums| &sums.time));
+        assert_eq!(charged().map(|time| time.millis).sum::<u64>(), self.ran_ms, "closed instance time");
+        assert_eq!(
+            charged().map(|time| time.memory_mb_ms).sum::<u64>(),
+            self.ran_mb_ms,
+            "closed memory time"
+        );
         let ran = |i: &ledger::Interval| i.ended_at.since(i.launched_at).0;
         assert_eq!(state.ledger.intervals().map(ran).sum::<u64>(), self.ran_ms, "intervals");
         for (id, placed_at) in &self.open {
@@ -102,7 +138,7 @@ impl Oracle {
             let charged: u64 = charges.iter().map(|charge| charge.time.millis).sum();
             assert_eq!(charged, self.clock.since(*placed_at).0, "{id} is open");
         }
-        let usage = || state.ledger.usage().values();
+        let usage = || state.ledger.usage().values().chain(rollups().map(|sums| &sums.usage));
         assert_eq!(usage().map(|u| u.invocations).sum::<u64>(), self.invocations, "invocations");
         assert_eq!(usage().map(|u| u.busy_ms).sum::<u64>(), self.busy_ms, "busy time");
     }
@@ -159,5 +195,16 @@ fn check_maximum(state: &ClusterState) {
     for (name, count) in wanted {
         let max = state.functions.get(name.as_str()).unwrap().current().spec.scaling.max;
         assert!(count <= max, "{name}: {count} of {max}");
+    }
+}
+
+/// Habits are kept of functions that exist and are scaled by them, and are bounded.
+fn check_habits(state: &ClusterState) {
+    for (name, habit) in state.habits.iter() {
+        let function = state.functions.get(name.as_str()).expect("a deleted function has no habits");
+        let spec = &function.current().spec;
+        assert_eq!(spec.scaling.keep_alive, KeepAlive::Adaptive, "{name}");
+        assert!(habit.asked_until >= function.created_at, "{name} has a namesake's habits");
+        assert!(habit.idle.samples() <= 100, "{name}");
     }
 }

@@ -6,14 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryStateEnum, EndpointSettings, HostConfig, HostConfigLogConfig, ImageInspect,
-    RestartPolicy, RestartPolicyNameEnum,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use muster_core::functions::Spec;
 use muster_core::ids::{ClusterId, FunctionName, Generation, InstanceId, NodeId};
+use muster_core::units::Timestamp;
 
-use super::docker_status;
+use super::namespaces::Namespace;
+use super::{docker_status, wait_image};
 use crate::instance::{Exit, Launch, RunState};
-use crate::{Cause, EngineError};
+use crate::logs::Origin;
+use crate::{Cause, EngineError, OPEN_FILES_MAX};
 
 pub(super) const CLUSTER: &str = "muster.cluster";
 const NODE: &str = "muster.node";
@@ -22,14 +25,26 @@ const GENERATION: &str = "muster.generation";
 const FUNCTION: &str = "muster.function";
 /// Where the instance listens: a list shows it without the spec.
 const PORT: &str = "muster.port";
+/// When its function was created, in ms: whose its output is.
+const BORN: &str = "muster.born";
+/// The waiting container whose network namespace the instance has joined, and the address it has there.
+const HOLDER: &str = "muster.holder";
+const ADDRESS: &str = "muster.address";
+/// What a container is for that is no instance.
+const ROLE: &str = "muster.role";
+const ROLE_WAITING: &str = "waiting";
 
 /// `nobody`: what an image runs as unless it says otherwise.
 const USER: &str = "65534:65534";
 /// Processes and threads in one container: a fork bomb stays its own problem.
 const PIDS_MAX: i64 = 512;
 const TMPFS: &str = "size=16m,mode=1777";
+/// Of the two files in which Docker keeps a container's output; the same as `logs::Limits`.
+const LOG_FILE_SIZE: &str = "4m";
 /// Docker starts nothing with less.
 const MEMORY_MIN_MB: u32 = 6;
+/// To start; then it sleeps.
+const WAITING_CPU_MILLIS: u32 = 1000;
 /// Docker refuses less than a hundredth of a core.
 const CPU_MIN_MILLIS: u32 = 10;
 /// The last lines Docker is asked for; what exceeds the limit in bytes is dropped while reading.
@@ -106,24 +121,71 @@ pub(super) fn filters(cluster: ClusterId, node: NodeId) -> HashMap<String, Vec<S
     HashMap::from([("label".to_owned(), vec![cluster_label(cluster), format!("{NODE}={node}")])])
 }
 
+/// Where an instance's network comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// A namespace of its own, on the network with this id.
+    Network(String),
+    /// One that was made before.
+    Joined(Namespace),
+}
+
 /// What Docker is asked to create.
 pub(super) fn body(
     launch: &Launch,
     image: &str,
     config: &ImageInspect,
-    network: &str,
+    place: &Place,
     has_init: bool,
 ) -> ContainerCreateBody {
+    let mut labels = all_labels(launch);
+    let network = match place {
+        Place::Network(id) => id.clone(),
+        Place::Joined(Namespace { holder, addr }) => {
+            labels.insert(HOLDER.to_owned(), holder.clone());
+            labels.insert(ADDRESS.to_owned(), addr.to_string());
+            format!("container:{holder}")
+        }
+    };
     let env = launch.environment(launch.spec.port);
     let names_user = config.config.as_ref().and_then(|c| c.user.as_ref()).is_some_and(|u| !u.is_empty());
     ContainerCreateBody {
         image: Some(image.to_owned()),
         env: Some(env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: (!names_user).then(|| USER.to_owned()),
-        labels: Some(labels(launch)),
-        host_config: Some(host_config(&launch.spec, network, has_init)),
+        labels: Some(labels),
+        host_config: Some(host_config(Some(&launch.spec), network, has_init)),
         ..ContainerCreateBody::default()
     }
+}
+
+/// A container that holds a network namespace until an instance joins it.
+pub(super) fn waiting(cluster: ClusterId, node: NodeId, network: &str) -> ContainerCreateBody {
+    let labels = [(CLUSTER, cluster.to_string()), (NODE, node.to_string()), (ROLE, ROLE_WAITING.to_owned())];
+    ContainerCreateBody {
+        image: Some(wait_image::IMAGE.to_owned()),
+        entrypoint: Some(vec![wait_image::PROGRAM.to_owned()]),
+        user: Some(USER.to_owned()),
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        host_config: Some(host_config(None, network.to_owned(), false)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The id of a listed container that holds a namespace.
+pub(super) fn waits(found: &ContainerSummary) -> Option<&String> {
+    let role = found.labels.as_ref()?.get(ROLE)?;
+    found.id.as_ref().filter(|_| role == ROLE_WAITING)
+}
+
+/// The container that holds an instance's namespace, where that is another.
+pub(super) fn holder(labels: &HashMap<String, String>) -> Option<&String> {
+    labels.get(HOLDER)
+}
+
+/// The address of an instance that has joined a namespace: Docker itself shows none.
+fn joined_address(labels: Option<&HashMap<String, String>>) -> Option<IpAddr> {
+    labels?.get(ADDRESS)?.parse().ok()
 }
 
 /// Whether a container that has an instance's name is that instance.
@@ -141,7 +203,9 @@ pub(super) fn sighting(found: &ContainerInspectResponse, port: u16) -> Result<Si
         Some(Status::CREATED) => Ok(Sighting::Created),
         Some(Status::RUNNING | Status::PAUSED | Status::STOPPING) => {
             let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-            let addr = networks.and_then(address).map(|ip| SocketAddr::new(ip, port));
+            let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+            let ip = joined_address(labels).or_else(|| networks.and_then(address));
+            let addr = ip.map(|ip| SocketAddr::new(ip, port));
             addr.map(Sighting::Running).ok_or_else(|| unexpected("it runs and has no address".into()))
         }
         Some(Status::EXITED | Status::DEAD) => Ok(Sighting::Exited {
@@ -164,7 +228,8 @@ pub(super) fn listed(found: &ContainerSummary) -> Option<Listed> {
         State::CREATED => Some(RunState::Starting),
         State::RUNNING | State::PAUSED | State::STOPPING | State::RESTARTING => {
             // Listed between its start and its network: it will have an address at the next look.
-            let addr = networks.and_then(address).map(|ip| SocketAddr::new(ip, port));
+            let ip = joined_address(Some(labels)).or_else(|| networks.and_then(address));
+            let addr = ip.map(|ip| SocketAddr::new(ip, port));
             Some(addr.map_or(RunState::Starting, |addr| RunState::Running { addr }))
         }
         State::EXITED | State::DEAD => None,
@@ -205,6 +270,7 @@ pub(super) fn explain_start(error: EngineError) -> EngineError {
     }
 }
 
+/// What makes a container this instance.
 fn labels(launch: &Launch) -> HashMap<String, String> {
     HashMap::from([
         (CLUSTER.to_owned(), launch.cluster.to_string()),
@@ -216,16 +282,46 @@ fn labels(launch: &Launch) -> HashMap<String, String> {
     ])
 }
 
-/// Limits and hardening: a function may use what its spec grants, and change nothing but `/tmp`.
-fn host_config(spec: &Spec, network: &str, has_init: bool) -> HostConfig {
-    let memory = i64::from(spec.memory_mb.max(MEMORY_MIN_MB)) * 1024 * 1024;
-    let log_options = [("max-size", "10m"), ("max-file", "2")];
+fn all_labels(launch: &Launch) -> HashMap<String, String> {
+    let mut labels = labels(launch);
+    labels.insert(BORN.to_owned(), launch.born.0.to_string());
+    labels
+}
+
+pub(super) fn function_label(function: &FunctionName) -> String {
+    format!("{FUNCTION}={function}")
+}
+
+/// Whose output a container's is, by its labels.
+pub(super) fn origin(labels: &HashMap<String, String>) -> Option<Origin> {
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    Some(Origin {
+        instance: label(INSTANCE)?.parse().ok()?,
+        generation: Generation(label(GENERATION)?.parse().ok()?),
+        function: label(FUNCTION)?.parse().ok()?,
+        born: Timestamp(label(BORN)?.parse().ok()?),
+    })
+}
+
+/// Limits and hardening: a function may use what its spec grants, and change nothing but `/tmp`. Without a
+/// spec it is a container that only waits.
+fn host_config(spec: Option<&Spec>, network: String, has_init: bool) -> HostConfig {
+    let (memory_mb, cpu_millis) =
+        spec.map_or((0, WAITING_CPU_MILLIS), |spec| (spec.memory_mb, spec.cpu_millis));
+    let memory = i64::from(memory_mb.max(MEMORY_MIN_MB)) * 1024 * 1024;
+    let files = i64::try_from(OPEN_FILES_MAX).expect("a few thousand");
+    let log_options = [("max-size", LOG_FILE_SIZE), ("max-file", "2")];
     HostConfig {
         memory: Some(memory),
         // Equal to the memory: no swap. A function that swaps is slow in a way nobody can explain.
         memory_swap: Some(memory),
-        nano_cpus: Some(i64::from(spec.cpu_millis.max(CPU_MIN_MILLIS)) * 1_000_000),
+        nano_cpus: Some(i64::from(cpu_millis.max(CPU_MIN_MILLIS)) * 1_000_000),
         pids_limit: Some(PIDS_MAX),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("nofile".into()),
+            soft: Some(files),
+            hard: Some(files),
+        }]),
         cap_drop: Some(vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges".into()]),
         readonly_rootfs: Some(true),
@@ -234,7 +330,7 @@ fn host_config(spec: &Spec, network: &str, has_init: bool) -> HostConfig {
             typ: Some("json-file".into()),
             config: Some(log_options.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
         }),
-        network_mode: Some(network.to_owned()),
+        network_mode: Some(network),
         init: has_init.then_some(true),
         // The container must stay to tell how it ended, and only the agent decides on another start.
         auto_remove: Some(false),
@@ -247,7 +343,7 @@ fn host_config(spec: &Spec, network: &str, has_init: bool) -> HostConfig {
 }
 
 /// The address of a container that is on one network.
-fn address(networks: &HashMap<String, EndpointSettings>) -> Option<IpAddr> {
+pub(super) fn address(networks: &HashMap<String, EndpointSettings>) -> Option<IpAddr> {
     networks.values().find_map(|network| network.ip_address.as_ref()?.parse().ok())
 }
 

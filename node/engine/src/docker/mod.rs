@@ -1,36 +1,49 @@
 //! Instances as Docker containers. Docker itself holds all there is to know, as labels: a node that
 //! restarts lists its containers again, and nothing is kept here that must survive.
 //!
-//! [`container`] says how a container is made and how one is read back, [`network`] keeps the
-//! cluster's bridge network, [`events`] turns Docker's events into hints.
+//! [`container`] says how a container is made and how one is read back, [`exits`] how one ended,
+//! [`network`] keeps the cluster's bridge network, [`events`] turns Docker's events into hints, [`logs`] is
+//! what containers write. [`namespaces`] makes launches fast, [`firewall`] keeps containers from the nodes.
 
 mod container;
 mod events;
+mod exits;
+mod firewall;
+mod load;
+mod logs;
+mod namespaces;
 mod network;
+mod oom;
+mod wait_image;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerSummary};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use muster_core::functions::{EngineKind, Source};
-use muster_core::ids::{ClusterId, InstanceId, NodeId};
-use muster_core::units::Millis;
-use tokio::sync::{Notify, Semaphore};
+use muster_core::ids::{ClusterId, FunctionName, InstanceId, NodeId, PackageDigest};
+use muster_core::units::{Millis, Timestamp};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::error::status;
-use crate::instance::{Exit, Launch, RunState, Running};
-use crate::output::Tail;
-use crate::{Engine, EngineError, OUTPUT_MAX};
-use container::{Listed, Platform, Sighting};
+use crate::instance::{Launch, Running};
+use crate::logs::{LogRead, LogStream, Origin, Store};
+use crate::{Engine, EngineError};
+pub use namespaces::PREPARED_MAX;
+
+use container::{Listed, Place, Platform, Sighting};
+use exits::{Exits, tail};
 
 /// Containers being created at once: dockerd starts a few a second, and more only wait inside it,
 /// where nobody sees them.
@@ -46,8 +59,12 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 const CREATE_DEADLINE: Duration = Duration::from_secs(60);
 /// For all of it, with what a create waits for that has the same name.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(150);
+/// How long a removal waits for launches.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(1);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
 const READ_DEADLINE: Duration = Duration::from_secs(20);
+/// Gigabytes are unpacked meanwhile.
+const LOAD_DEADLINE: Duration = Duration::from_secs(600);
 const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Whether a Docker Engine answers on `socket` (default: `DOCKER_HOST`, else the usual path).
@@ -63,15 +80,23 @@ pub struct DockerEngine {
     docker: Docker,
     cluster: ClusterId,
     node: NodeId,
+    /// Where the output of containers goes that are removed.
+    logs: Store,
     /// What this host runs; images for anything else are refused.
     platform: Platform,
+    /// Whether there is a program for containers that wait.
+    can_wait: bool,
     /// Whether Docker has an init to put before the program: it reaps orphans and passes signals on.
     has_init: bool,
-    network: network::Handle,
+    network: Arc<network::Handle>,
+    /// Network namespaces that are ready, if any are to be.
+    pool: Option<(Arc<namespaces::Pool>, namespaces::Filling)>,
+    firewall: Option<Arc<firewall::Firewall>>,
+    /// Launches under way.
+    launching: watch::Sender<usize>,
     creates: Semaphore,
     removals: Semaphore,
-    /// How containers ended, by container id. An ended one never changes, and asking takes two calls.
-    exits: Mutex<HashMap<String, Exit>>,
+    exits: Exits,
     changes: Arc<Notify>,
     /// Ends the watch of Docker's events with the engine.
     _watch: events::Watch,
@@ -84,6 +109,7 @@ impl DockerEngine {
         socket: Option<&str>,
         cluster: ClusterId,
         node: NodeId,
+        logs: Store,
     ) -> Result<DockerEngine, EngineError> {
         let docker = client(socket)?;
         within("ping Docker", PROBE_DEADLINE, docker.ping()).await?;
@@ -94,45 +120,138 @@ impl DockerEngine {
         Ok(DockerEngine {
             cluster,
             node,
+            logs,
+            can_wait: wait_image::is_available(version.arch.as_deref()),
             platform: Platform::new(version.os, version.arch),
             has_init,
-            network: network::Handle::new(docker.clone(), cluster),
+            network: Arc::new(network::Handle::new(docker.clone(), cluster)),
+            pool: None,
+            firewall: Some(Arc::new(firewall::Firewall::new(network::device(cluster)))),
+            launching: watch::Sender::new(0),
             creates: Semaphore::new(PARALLEL_CREATES),
             removals: Semaphore::new(PARALLEL_REMOVALS),
-            exits: Mutex::default(),
+            exits: Exits::new(docker.clone(), changes.clone()),
             changes: changes.clone(),
             _watch: events::watch(docker.clone(), cluster, node, changes),
             docker,
         })
     }
 
+    /// Keeps so many network namespaces ready, at most [`PREPARED_MAX`], once
+    /// there is something to launch here. On an architecture without a waiting program there are none.
+    #[must_use]
+    pub fn prepare_namespaces(mut self, count: usize) -> Self {
+        let owner = (self.cluster, self.node);
+        self.pool = (count > 0 && self.can_wait).then(|| {
+            let (network, launching) = (Arc::clone(&self.network), self.launching.clone());
+            let pool = namespaces::Pool::new(self.docker.clone(), owner, count, network, launching);
+            let filling = pool.fill();
+            (pool, filling)
+        });
+        self
+    }
+
+    /// Lets containers reach this host and the nodes' ports.
+    #[must_use]
+    pub fn without_firewall(mut self) -> Self {
+        self.firewall = None;
+        self
+    }
+
+    /// How many network namespaces are ready.
+    pub fn prepared(&self) -> usize {
+        self.pool().map_or(0, |pool| pool.ready())
+    }
+
     /// Removes the cluster's network from this host. Refused while containers are on it.
     pub async fn remove_network(&self) -> Result<(), EngineError> {
-        self.network.remove().await
+        self.network.remove().await?;
+        if let Some(firewall) = &self.firewall {
+            firewall.remove().await;
+        }
+        Ok(())
+    }
+
+    fn pool(&self) -> Option<&Arc<namespaces::Pool>> {
+        self.pool.as_ref().map(|(pool, _)| pool)
+    }
+
+    /// Sees to it that containers are kept from what they must not reach.
+    async fn shut(&self) -> Result<(), EngineError> {
+        let Some(firewall) = &self.firewall else { return Ok(()) };
+        if !firewall.has_stood().await {
+            self.network.id().await?;
+            firewall.ensure().await;
+        } else if !firewall.is_fresh().await {
+            let firewall = Arc::clone(firewall);
+            tokio::spawn(async move { firewall.ensure().await });
+        }
+        Ok(())
+    }
+
+    /// Launches into a namespace that is ready, if one is. `None`: there is none, or it was of no use.
+    async fn launch_joined(
+        &self,
+        launch: &Launch,
+        image: &str,
+        name: &str,
+    ) -> Option<Result<Made, EngineError>> {
+        let pool = self.pool()?;
+        let taken = pool.take()?;
+        let place = Place::Joined(taken.namespace().clone());
+        match self.create_and_start(launch, image, name, &place).await {
+            Ok(Made::New(addr)) => Some(Ok(Made::New(addr))),
+            Ok(Made::Adopted) => {
+                taken.give_back();
+                Some(Ok(Made::Adopted))
+            }
+            Err(error) => {
+                use EngineError::{NameTaken, NoSuchImage, NoSuchProgram, WrongPlatform};
+                // Nothing was made: it is as good as before.
+                if matches!(error, NoSuchImage { .. } | WrongPlatform { .. } | NameTaken { .. }) {
+                    taken.give_back();
+                    return Some(Err(error));
+                }
+                let (pool, silent) = (Arc::clone(pool), docker_status(&error).is_none());
+                tokio::spawn(async move { pool.release(&taken.namespace().holder).await });
+                // Docker may refuse to join it, as after its own restart; what else it refuses it will again.
+                if silent || matches!(error, NoSuchProgram { .. }) { Some(Err(error)) } else { None }
+            }
+        }
     }
 
     /// Creates the container unless it exists, and starts it unless it has been started.
-    async fn create_and_start(&self, launch: &Launch, image: &str, name: &str) -> Result<(), EngineError> {
-        let network = self.network.id().await?;
+    async fn create_and_start(
+        &self,
+        launch: &Launch,
+        image: &str,
+        name: &str,
+        place: &Place,
+    ) -> Result<Made, EngineError> {
         let config = within("inspect the image", READ_DEADLINE, self.docker.inspect_image(image))
             .await
             .map_err(|error| missing_image(error, image))?;
         self.platform.check(image, &config)?;
-        let body = container::body(launch, image, &config, &network, self.has_init);
+        let body = container::body(launch, image, &config, place, self.has_init);
+        let addr = match place {
+            Place::Network(_) => None,
+            Place::Joined(namespace) => Some(SocketAddr::new(namespace.addr, launch.spec.port)),
+        };
         let made = async {
             // Another create of this name may be under way, as after a lost reply: then the name is
             // taken, and there is nothing to inspect until that create has succeeded or failed.
             loop {
                 if self.create(name, image, body.clone()).await? {
-                    return self.start(launch, name).await;
+                    self.start(launch, name).await?;
+                    return Ok(Made::New(addr));
                 }
                 if self.adopt(launch, name).await? {
-                    return Ok(());
+                    return Ok(Made::Adopted);
                 }
                 tokio::time::sleep(CONFLICT_PAUSE).await;
             }
         };
-        tokio::time::timeout(LAUNCH_DEADLINE, made)
+        timeout(LAUNCH_DEADLINE, made)
             .await
             .unwrap_or(Err(EngineError::Deadline { operation: "create the container" }))
     }
@@ -185,46 +304,15 @@ impl DockerEngine {
         match container::sighting(&found, launch.spec.port)? {
             Sighting::Running(addr) => Ok(addr),
             Sighting::Exited { code, oom_killed } => {
-                let exit = container::exit(code, oom_killed, self.tail(name).await?.last_lines());
-                Err(EngineError::Exited { exit })
+                let last_output = tail(&self.docker, name).await?.last_lines();
+                let exit = container::exit(code, oom_killed, last_output);
+                let id = found.id.as_deref().unwrap_or(name);
+                Err(EngineError::Exited { exit: self.exits.explain(id, exit).await })
             }
             Sighting::Created => {
                 Err(EngineError::Unexpected { operation, problem: "it was started and did not run".into() })
             }
         }
-    }
-
-    /// How an exited container ended; `None` if it has been removed meanwhile.
-    async fn exit_of(&self, id: &str) -> Result<Option<Exit>, EngineError> {
-        if let Some(exit) = self.exits().get(id) {
-            return Ok(Some(exit.clone()));
-        }
-        let found =
-            within("inspect the container", READ_DEADLINE, self.docker.inspect_container(id, None)).await;
-        let found = match found {
-            Err(error) if docker_status(&error) == Some(404) => return Ok(None),
-            found => found?,
-        };
-        let Sighting::Exited { code, oom_killed } = container::sighting(&found, 0)? else { return Ok(None) };
-        // Output that cannot be read hides no exit.
-        let last_output = self.tail(id).await.map(|tail| tail.last_lines()).unwrap_or_default();
-        let exit = container::exit(code, oom_killed, last_output);
-        self.exits().insert(id.to_owned(), exit.clone());
-        Ok(Some(exit))
-    }
-
-    /// The end of a container's output.
-    async fn tail(&self, name: &str) -> Result<Tail, EngineError> {
-        let options =
-            LogsOptionsBuilder::new().stdout(true).stderr(true).tail(container::OUTPUT_LINES).build();
-        let collected = self.docker.logs(name, Some(options)).try_fold(
-            Tail::new(OUTPUT_MAX),
-            |mut tail, chunk| async move {
-                tail.push(chunk.as_ref());
-                Ok(tail)
-            },
-        );
-        within("read the container's output", READ_DEADLINE, collected).await
     }
 
     /// Removes a container whatever its state. One that is gone, or on its way, is fine.
@@ -243,15 +331,6 @@ impl DockerEngine {
         };
         within("remove the container", REMOVE_DEADLINE, removal).await
     }
-
-    fn exits(&self) -> std::sync::MutexGuard<'_, HashMap<String, Exit>> {
-        self.exits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets how containers ended that are no longer listed.
-    fn forget_exits(&self, listed: &[Listed]) {
-        self.exits().retain(|id, _| listed.iter().any(|l| l.id == *id));
-    }
 }
 
 #[async_trait::async_trait]
@@ -262,20 +341,32 @@ impl Engine for DockerEngine {
 
     async fn launch(&self, launch: &Launch) -> Result<SocketAddr, EngineError> {
         assert_eq!((launch.cluster, launch.node), (self.cluster, self.node), "a launch for another node");
-        let Source::Image(image) = &launch.spec.source else {
-            return Err(EngineError::WrongEngine { engine: EngineKind::Docker });
+        let loaded;
+        let image = match &launch.spec.source {
+            Source::Image(image) => image,
+            Source::PackagedImage { package, image } => {
+                // By its id: whatever else is called so on this host is another image.
+                loaded = self.loaded(*package, image).await?;
+                let missing = || EngineError::NoSuchPackage { package: package.to_string() };
+                loaded.as_ref().ok_or_else(missing)?
+            }
+            Source::Command(_) | Source::PackagedCommand { .. } => {
+                return Err(EngineError::WrongEngine { engine: EngineKind::Docker });
+            }
         };
         let name = container::name(launch.cluster, launch.instance);
+        let under_way = UnderWay::begin(&self.launching);
         let permit = self.creates.acquire().await.expect("the semaphore is never closed");
-        let mut done = self.create_and_start(launch, image, &name).await;
-        if done.as_ref().is_err_and(network::is_missing) {
-            // Someone removed the network since it was last seen: make it again, once.
-            self.network.forget().await;
-            done = self.create_and_start(launch, image, &name).await;
+        self.shut().await?;
+        let made = match self.launch_joined(launch, image, &name).await {
+            Some(made) => made,
+            None => self.launch_apart(launch, image, &name).await,
+        };
+        drop((permit, under_way));
+        match made? {
+            Made::New(Some(addr)) => Ok(addr),
+            Made::New(None) | Made::Adopted => self.address(launch, &name).await,
         }
-        drop(permit);
-        done?;
-        self.address(launch, &name).await
     }
 
     async fn list(&self) -> Result<Vec<Running>, EngineError> {
@@ -283,12 +374,13 @@ impl Engine for DockerEngine {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let found =
             within("list the containers", READ_DEADLINE, self.docker.list_containers(Some(options))).await?;
+        self.reap_waiting(&found);
         let listed: Vec<Listed> = found.iter().filter_map(container::listed).collect();
-        self.forget_exits(&listed);
+        self.exits.listed(&listed);
         let running = stream::iter(listed).map(|listed| async move {
             let state = match listed.state {
                 Some(state) => Some(state),
-                None => self.exit_of(&listed.id).await?.map(RunState::Exited),
+                None => self.exits.state_of(&listed.id).await?,
             };
             Ok::<_, EngineError>(state.map(|state| Running {
                 instance: listed.instance,
@@ -315,7 +407,19 @@ impl Engine for DockerEngine {
                 _ => return Err(error),
             },
         }
-        self.remove(&name).await
+        let labels = self.labels_of(&name).await?;
+        if let Some(origin) = container::origin(&labels) {
+            self.keep_logs(&name, origin).await;
+        }
+        // Removals hold up launches inside dockerd, and somebody waits for those.
+        let mut launching = self.launching.subscribe();
+        let idle = async { launching.wait_for(|launches| *launches == 0).await.is_ok() };
+        let _idle_or_not = timeout(REMOVAL_PATIENCE, idle).await;
+        self.remove(&name).await?;
+        if let (Some(pool), Some(holder)) = (self.pool(), container::holder(&labels)) {
+            pool.release(holder).await;
+        }
+        Ok(())
     }
 
     fn changes(&self) -> Arc<Notify> {
@@ -324,29 +428,140 @@ impl Engine for DockerEngine {
 
     async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
         match within("inspect the image", READ_DEADLINE, self.docker.inspect_image(image)).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                // It is asked about what is deployed: a launch may come.
+                if let Some(pool) = self.pool() {
+                    pool.begin();
+                }
+                Ok(true)
+            }
             Err(error) if docker_status(&error) == Some(404) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    async fn has_package(&self, source: &Source) -> Result<bool, EngineError> {
+        let Source::PackagedImage { package, image } = source else { return Ok(false) };
+        let loaded = self.loaded(*package, image).await?.is_some();
+        if loaded && let Some(pool) = self.pool() {
+            pool.begin();
+        }
+        Ok(loaded)
+    }
+
+    async fn take_package(&self, source: &Source, file: &Path) -> Result<(), EngineError> {
+        let Source::PackagedImage { package, image } = source else {
+            return Err(EngineError::WrongEngine { engine: EngineKind::Docker });
+        };
+        if self.loaded(*package, image).await?.is_none() {
+            self.load(*package, file).await?;
+            let missing = || EngineError::NotInPackage { package: *package, image: image.clone() };
+            self.loaded(*package, image).await?.ok_or_else(missing)?;
+        }
+        Ok(())
+    }
+
+    async fn retain_packages(&self, packages: &BTreeSet<PackageDigest>) -> Result<(), EngineError> {
+        self.unload_all_but(packages).await
+    }
+
+    async fn close_ports(&self, names: BTreeSet<String>) {
+        if let Some(firewall) = &self.firewall {
+            firewall.close(firewall::resolve(names).await).await;
+        }
+    }
+
     async fn output(&self, instance: InstanceId) -> Result<Vec<u8>, EngineError> {
-        let tail = self.tail(&container::name(self.cluster, instance)).await;
-        match tail {
+        match tail(&self.docker, &container::name(self.cluster, instance)).await {
             Err(error) if docker_status(&error) == Some(404) => Err(EngineError::NoSuchInstance { instance }),
             tail => Ok(tail?.to_vec()),
         }
     }
+
+    async fn logged(&self, function: &FunctionName) -> Result<Vec<Origin>, EngineError> {
+        self.logged_instances(function).await
+    }
+
+    async fn logs(
+        &self,
+        function: &FunctionName,
+        instance: InstanceId,
+        read: LogRead,
+    ) -> Result<LogStream, EngineError> {
+        self.read_logs(function, instance, read).await
+    }
+
+    async fn retain_logs(&self, functions: BTreeMap<FunctionName, Timestamp>) {
+        self.logs.retain(functions).await;
+    }
+}
+
+/// What came of a launch.
+enum Made {
+    /// With the address, where that is known already.
+    New(Option<SocketAddr>),
+    /// It was there.
+    Adopted,
+}
+
+/// Counts a launch for as long as it is under way.
+struct UnderWay(watch::Sender<usize>);
+
+impl UnderWay {
+    fn begin(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|launches| *launches += 1);
+        UnderWay(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|launches| *launches -= 1);
+    }
 }
 
 impl DockerEngine {
+    /// Launches with a namespace of its own.
+    async fn launch_apart(&self, launch: &Launch, image: &str, name: &str) -> Result<Made, EngineError> {
+        let place = Place::Network(self.network.id().await?);
+        let made = self.create_and_start(launch, image, name, &place).await;
+        if !made.as_ref().is_err_and(network::is_missing) {
+            return made;
+        }
+        // Someone removed the network since it was last seen: make it again, once.
+        self.network.forget().await;
+        let place = Place::Network(self.network.id().await?);
+        self.create_and_start(launch, image, name, &place).await
+    }
+
+    /// The labels of a container; none of one that is gone.
+    async fn labels_of(&self, name: &str) -> Result<HashMap<String, String>, EngineError> {
+        let inspection = self.docker.inspect_container(name, None);
+        match within("inspect the container", READ_DEADLINE, inspection).await {
+            Err(error) if docker_status(&error) == Some(404) => Ok(HashMap::new()),
+            found => Ok(found?.config.and_then(|config| config.labels).unwrap_or_default()),
+        }
+    }
+
+    /// Removes, beside the listing, waiting containers that an earlier life of this node has left.
+    fn reap_waiting(&self, found: &[ContainerSummary]) {
+        let Some(pool) = self.pool() else { return };
+        let waiting = found.iter().filter_map(container::waits).cloned().collect();
+        let labels = found.iter().filter_map(|found| found.labels.as_ref());
+        let joined = labels.filter_map(container::holder).cloned().collect();
+        for orphan in pool.orphans(&waiting, &joined) {
+            let pool = Arc::clone(pool);
+            tokio::spawn(async move { pool.release(&orphan).await });
+        }
+    }
+
     /// Returns when the container has ended or `grace` has passed. `docker stop` counts in seconds, so
     /// this is its own.
     async fn wait_for_end(&self, name: &str, grace: Millis) {
         let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
         let mut ended = std::pin::pin!(self.docker.wait_container(name, Some(options)));
         // Whatever ends the wait, the forced removal that follows is right.
-        let _ = tokio::time::timeout(grace.to_duration(), ended.next()).await;
+        let _ = timeout(grace.to_duration(), ended.next()).await;
     }
 }
 
@@ -366,7 +581,7 @@ async fn within<T>(
     deadline: Duration,
     call: impl Future<Output = Result<T, bollard::errors::Error>>,
 ) -> Result<T, EngineError> {
-    match tokio::time::timeout(deadline, call).await {
+    match timeout(deadline, call).await {
         Ok(done) => done.map_err(|error| EngineError::docker(operation, error)),
         Err(_) => Err(EngineError::Deadline { operation }),
     }

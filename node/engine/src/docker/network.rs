@@ -126,7 +126,7 @@ fn request(cluster: ClusterId) -> NetworkCreateRequest {
 }
 
 /// `mu` and 13 of the id's 16 hexadecimal digits: a device name has at most 15 characters.
-fn device(cluster: ClusterId) -> String {
+pub(super) fn device(cluster: ClusterId) -> String {
     format!("mu{:013x}", cluster.0 & 0x000f_ffff_ffff_ffff)
 }
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use muster_core::ids::{FunctionName, Generation};
+use muster_core::ids::PackageDigest;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -20,6 +20,8 @@ use tokio::time::timeout;
 
 use crate::OUTPUT_MAX;
 use crate::instance::{Exit, Launch};
+use crate::logs::splitting::Splitter;
+use crate::logs::{Nanos, Origin, Stream, Writer};
 use crate::output::Tail;
 
 /// How long the rest of the output is awaited after the end. It is there at once, unless a process
@@ -30,9 +32,10 @@ const READ_BYTES: usize = 8 * 1024;
 /// A process, and after its end what is left to tell.
 #[derive(Debug)]
 pub(super) struct Child {
-    pub generation: Generation,
-    pub function: FunctionName,
+    pub origin: Origin,
     pub addr: SocketAddr,
+    /// Whose folder it works in.
+    pub package: Option<PackageDigest>,
     /// The process and the group it leads. `None` once reaped.
     leader: Mutex<Option<Pid>>,
     output: Mutex<Tail>,
@@ -42,9 +45,9 @@ pub(super) struct Child {
 impl Child {
     pub(super) fn new(launch: &Launch, addr: SocketAddr, pid: Pid) -> Self {
         Child {
-            generation: launch.generation,
-            function: launch.function.clone(),
+            origin: launch.origin(),
             addr,
+            package: launch.spec.source.package(),
             leader: Mutex::new(Some(pid)),
             output: Mutex::new(Tail::new(OUTPUT_MAX)),
             exit: watch::Sender::new(None),
@@ -102,36 +105,79 @@ impl Child {
     }
 }
 
-/// Follows a process to its end. `ends` must have been listening since before it began.
+/// Follows a process to its end. `outputs` are its stdout and stderr; `ends` must have been listening
+/// since before it began.
 pub(super) async fn follow(
     child: Arc<Child>,
-    output: pipe::Receiver,
+    outputs: [pipe::Receiver; 2],
+    writer: Writer,
     mut ends: tokio::signal::unix::Signal,
     changes: Arc<Notify>,
 ) {
-    let reading = read(&child, output);
-    tokio::pin!(reading);
+    let mut output = Output {
+        splitters: [Splitter::new(Stream::Stdout), Splitter::new(Stream::Stderr)],
+        last: Nanos::default(),
+        writer: &writer,
+        child: &child,
+    };
     let mut read_all = false;
-    while !child.has_ended() {
-        tokio::select! {
-            () = &mut reading, if !read_all => read_all = true,
-            // Some child of this process ended or stopped; whether this one did is looked up.
-            _ = ends.recv() => {}
+    {
+        let reading = output.read(outputs);
+        tokio::pin!(reading);
+        while !child.has_ended() {
+            tokio::select! {
+                () = &mut reading, if !read_all => read_all = true,
+                // Some child of this process ended or stopped; whether this one did is looked up.
+                _ = ends.recv() => {}
+            }
         }
+        let mut exit = child.reap();
+        if !read_all {
+            let _ = timeout(DRAIN_DEADLINE, reading).await;
+        }
+        exit.last_output = child.tail().last_lines();
+        child.exit.send_replace(Some(exit));
+        changes.notify_one();
     }
-    let mut exit = child.reap();
-    if !read_all {
-        let _ = timeout(DRAIN_DEADLINE, reading).await;
-    }
-    exit.last_output = child.tail().last_lines();
-    child.exit.send_replace(Some(exit));
-    changes.notify_one();
+    output.finish();
+    writer.end().await;
 }
 
-/// Reads until nobody can write any more.
-async fn read(child: &Child, mut output: pipe::Receiver) {
-    let mut buffer = vec![0; READ_BYTES];
-    while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        child.tail().push(&buffer[..count]);
+/// Where the output of a process goes: its end into memory, all of it to the logs.
+struct Output<'c> {
+    splitters: [Splitter; 2],
+    last: Nanos,
+    writer: &'c Writer,
+    child: &'c Child,
+}
+
+impl Output<'_> {
+    /// Reads until nobody can write any more. What is there of both streams is read stdout first: for
+    /// a program that says on stderr why it ends, that is the order.
+    async fn read(&mut self, outputs: [pipe::Receiver; 2]) {
+        let [mut stdout, mut stderr] = outputs;
+        let (mut one, mut two) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
+        let mut open = [true, true];
+        while open != [false, false] {
+            tokio::select! {
+                biased;
+                count = stdout.read(&mut one), if open[0] => open[0] = self.take(0, &one, count),
+                count = stderr.read(&mut two), if open[1] => open[1] = self.take(1, &two, count),
+            }
+        }
+    }
+
+    /// False at the end of the stream.
+    fn take(&mut self, stream: usize, buffer: &[u8], count: std::io::Result<usize>) -> bool {
+        let Ok(count @ 1..) = count else { return false };
+        self.child.tail().push(&buffer[..count]);
+        self.writer.offer(self.splitters[stream].push(&buffer[..count], &mut self.last));
+        true
+    }
+
+    fn finish(&mut self) {
+        let Output { splitters, last, .. } = self;
+        let rest: Vec<_> = splitters.iter_mut().filter_map(|splitter| splitter.rest(last)).collect();
+        self.writer.offer(rest);
     }
 }

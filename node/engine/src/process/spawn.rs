@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use muster_core::functions::{EngineKind, Source};
+use muster_core::functions::EngineKind;
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -23,13 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::reaper::{self, Child};
 use super::{PROCESSES_MAX, Table};
-use crate::EngineError;
 use crate::instance::Launch;
+use crate::{EngineError, OPEN_FILES_MAX};
 
-/// Files and connections one instance may hold open. It is the only rlimit: RLIMIT_AS, the nearest to
-/// a memory limit, counts address space and breaks runtimes that reserve far more than they use (Go,
-/// Java, V8), and RLIMIT_NPROC counts a user's processes, not an instance's.
-const OPEN_FILES_MAX: u64 = 4096;
 /// Where programs are looked for if the node itself has no PATH.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Attempts at a free port that no other instance has been given.
@@ -56,7 +52,8 @@ pub(super) fn start_thread(table: Arc<Table>, mut queue: mpsc::Receiver<Request>
 }
 
 fn launch(table: &Arc<Table>, launch: &Launch) -> Result<SocketAddr, EngineError> {
-    let Source::Command(words) = &launch.spec.source else {
+    let source = &launch.spec.source;
+    let Some(words) = source.command() else {
         return Err(EngineError::WrongEngine { engine: EngineKind::Process });
     };
     if let Some(child) = table.get(launch.instance) {
@@ -71,7 +68,14 @@ fn launch(table: &Arc<Table>, launch: &Launch) -> Result<SocketAddr, EngineError
             problem: "the command is empty".into(),
         });
     };
-    let child = spawn(table, launch, program, arguments).map_err(|error| explain(program, error))?;
+    let package = source.package().map(|package| table.package(package));
+    if let (Some(folder), Some(package)) = (&package, source.package())
+        && !folder.is_dir()
+    {
+        return Err(EngineError::NoSuchPackage { package: package.to_string() });
+    }
+    let child = spawn(table, launch, package.as_deref(), program, arguments);
+    let child = child.map_err(|error| explain(program, error))?;
     let addr = child.addr;
     table.children().insert(launch.instance, child);
     table.changes.notify_one();
@@ -80,7 +84,7 @@ fn launch(table: &Arc<Table>, launch: &Launch) -> Result<SocketAddr, EngineError
 
 /// A repeated launch: the same instance is there already.
 fn adopt(child: &Child, launch: &Launch) -> Result<SocketAddr, EngineError> {
-    if child.generation != launch.generation {
+    if child.origin.generation != launch.generation {
         return Err(EngineError::NameTaken { name: launch.instance.to_string() });
     }
     match child.exit() {
@@ -89,17 +93,24 @@ fn adopt(child: &Child, launch: &Launch) -> Result<SocketAddr, EngineError> {
     }
 }
 
-fn spawn(table: &Arc<Table>, launch: &Launch, program: &str, arguments: &[String]) -> io::Result<Arc<Child>> {
+/// `package` is the folder of the package that the program is in, if it is in one.
+fn spawn(
+    table: &Arc<Table>,
+    launch: &Launch,
+    package: Option<&Path>,
+    program: &str,
+    arguments: &[String],
+) -> io::Result<Arc<Child>> {
     let addr = free_address(table)?;
     let folder = table.folder(launch.instance);
     std::fs::create_dir_all(&folder)?;
-    // One pipe for both streams keeps their order. The runtime must listen for the end of a child
-    // before there is one.
     let (output, stdout) = io::pipe()?;
-    let output = receiver(output)?;
+    let (errors, stderr) = io::pipe()?;
+    let outputs = [receiver(output)?, receiver(errors)?];
+    // The runtime must listen for the end of a child before there is one.
     let ends = signal(SignalKind::child())?;
 
-    let mut command = Command::new(absolute(program));
+    let mut command = Command::new(package.map_or_else(|| absolute(program), |folder| folder.join(program)));
     command
         .args(arguments)
         .env_clear()
@@ -107,9 +118,9 @@ fn spawn(table: &Arc<Table>, launch: &Launch, program: &str, arguments: &[String
         .envs(launch.environment(addr.port()))
         // Only its host node may reach it: other machines would get by without a key.
         .env("MUSTER_BIND_ADDRESS", addr.ip().to_string())
-        .current_dir(&folder)
+        .current_dir(package.unwrap_or(&folder))
         .stdin(Stdio::null())
-        .stderr(stdout.try_clone()?)
+        .stderr(stderr)
         .stdout(stdout)
         .process_group(0);
     prepare_child(&mut command);
@@ -120,11 +131,14 @@ fn spawn(table: &Arc<Table>, launch: &Launch, program: &str, arguments: &[String
     }
     let pid = Pid::from_raw(i32::try_from(spawned?.id()).expect("Linux process ids fit an i32"));
     let child = Arc::new(Child::new(launch, addr, pid));
-    tokio::spawn(reaper::follow(child.clone(), output, ends, table.changes.clone()));
+    let writer = table.logs.begin(child.origin.clone());
+    tokio::spawn(reaper::follow(child.clone(), outputs, writer, ends, table.changes.clone()));
     Ok(child)
 }
 
-/// Ties the child to this thread and limits what it may open.
+/// Ties the child to this thread and limits what it may open. That is the only rlimit: RLIMIT_AS, the
+/// nearest to a memory limit, counts address space and breaks runtimes that reserve far more than they use
+/// (Go, Java, V8), and RLIMIT_NPROC counts a user's processes, not an instance's.
 #[expect(unsafe_code, reason = "code between fork and exec cannot be checked; it makes four system calls")]
 fn prepare_child(command: &mut Command) {
     let parent = Pid::this();

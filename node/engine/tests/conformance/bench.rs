@@ -1,7 +1,7 @@
 //! A place to test an engine in: a cluster of its own, the fixture in the form the engine runs, and a
 //! guard that removes what is left.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use bollard::Docker;
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
 };
-use muster_core::functions::{EngineKind, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use muster_core::functions::{EngineKind, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
 use muster_core::ids::{ClusterId, FunctionName, Generation, InstanceId, NodeId};
-use muster_core::units::Millis;
+use muster_core::units::{Millis, Timestamp};
+use muster_engine::logs::{Limits, Store};
 use muster_engine::{DockerEngine, Engine, Launch, ProcessEngine, RunState, docker_answers, readiness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -49,12 +50,13 @@ impl Bench {
         let fixture =
             image::Image { tag: &tag, architecture: image::native(), user: "", entrypoint: &["/program"] };
         fixture.load(&client()).await.expect("Docker loads the image");
-        let engine = DockerEngine::connect(None, cluster, NODE).await.expect("Docker answers");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let engine = DockerEngine::connect(None, cluster, NODE, logs_in(folder.path())).await;
         Some(Bench {
-            engine: Arc::new(engine),
+            engine: Arc::new(engine.expect("Docker answers")),
             cluster,
             source: Source::Image(tag),
-            folder: tempfile::tempdir().expect("a temporary folder"),
+            folder,
             _leftovers: Some(leftovers),
         })
     }
@@ -67,7 +69,8 @@ impl Bench {
     pub(crate) fn process_of(program: String) -> Bench {
         let cluster = ClusterId(random());
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let engine = ProcessEngine::new(cluster, NODE, folder.path()).expect("a process engine");
+        let engine = ProcessEngine::new(cluster, NODE, folder.path(), logs_in(folder.path()))
+            .expect("a process engine");
         Bench {
             engine: Arc::new(engine),
             cluster,
@@ -83,16 +86,17 @@ impl Bench {
         cluster: ClusterId,
         node: NodeId,
     ) -> (Arc<dyn Engine>, Option<Leftovers>) {
+        let logs = logs_in(&self.folder.path().join(format!("{cluster}-{node}-logs")));
         match self.engine.kind() {
             EngineKind::Docker => {
-                let engine = DockerEngine::connect(None, cluster, node).await.expect("Docker answers");
+                let engine = DockerEngine::connect(None, cluster, node, logs).await.expect("Docker answers");
                 // In the same cluster the bench's own guard is enough, and another would be too much.
                 let foreign = cluster != self.cluster;
                 (Arc::new(engine), foreign.then(|| Leftovers { cluster, images: Vec::new() }))
             }
             EngineKind::Process => {
                 let folder = self.folder.path().join(format!("{cluster}-{node}"));
-                let engine = ProcessEngine::new(cluster, node, folder).expect("a process engine");
+                let engine = ProcessEngine::new(cluster, node, folder, logs).expect("a process engine");
                 (Arc::new(engine), None)
             }
         }
@@ -121,9 +125,10 @@ impl Bench {
             scaling: ScalingPolicy {
                 min: 0,
                 max: 10,
+                step: None,
                 target_permille: 700,
                 window: Millis(60_000),
-                keep_alive: Millis(300_000),
+                keep_alive: KeepAlive::Fixed(Millis(300_000)),
             },
             max_waiting: 1000,
             payer: Payer::Owner,
@@ -137,6 +142,7 @@ impl Bench {
             generation: Generation(random() % 1_000_000),
             function: FunctionName::new("fixture").expect("a valid name"),
             version: 1,
+            born: Timestamp(1_700_000_000_000),
             spec: Arc::new(spec),
         }
     }
@@ -176,18 +182,34 @@ impl Drop for Leftovers {
 
 async fn remove_all(cluster: ClusterId, images: Vec<String>) -> anyhow::Result<()> {
     let docker = client();
+    let folder = tempfile::tempdir()?;
+    let engine = DockerEngine::connect(None, cluster, NODE, logs_in(folder.path())).await?;
+    let deadline = Instant::now() + DEADLINE;
+    // Docker may still be making what an engine had asked for before it was dropped.
+    while let Err(error) = remove_containers(&docker, cluster, &engine).await {
+        anyhow::ensure!(Instant::now() < deadline, "{error:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    engine.retain_packages(&BTreeSet::new()).await?;
+    for image in images {
+        docker.remove_image(&image, None::<RemoveImageOptions>, None).await?;
+    }
+    Ok(())
+}
+
+async fn remove_containers(docker: &Docker, cluster: ClusterId, engine: &DockerEngine) -> anyhow::Result<()> {
     let filters = HashMap::from([("label", vec![format!("muster.cluster={cluster}")])]);
     let all = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     for container in docker.list_containers(Some(all)).await? {
         let force = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         docker.remove_container(&container.id.unwrap_or_default(), Some(force)).await?;
     }
-    let engine = DockerEngine::connect(None, cluster, NODE).await?;
-    engine.remove_network().await?;
-    for image in images {
-        docker.remove_image(&image, None::<RemoveImageOptions>, None).await?;
-    }
-    Ok(())
+    Ok(engine.remove_network().await?)
+}
+
+/// Where the engines of a test keep output, in its folder.
+pub(crate) fn logs_in(folder: &std::path::Path) -> Store {
+    Store::open(folder.join("logs"), Limits::default()).expect("a store of output")
 }
 
 pub(crate) fn client() -> Docker {

@@ -35,7 +35,7 @@ impl Image<'_> {
     }
 
     /// The format of `docker save`: a manifest, a configuration and one layer.
-    fn archive(&self, program: &[u8]) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn archive(&self, program: &[u8]) -> anyhow::Result<Vec<u8>> {
         let layer = tar_of(&[("program", program, 0o755)])?;
         let diff_id: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
         let config: Value = json!({
@@ -54,7 +54,7 @@ impl Image<'_> {
     }
 }
 
-fn tar_of(files: &[(&str, &[u8], u32)]) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn tar_of(files: &[(&str, &[u8], u32)]) -> anyhow::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes, mode) in files {
         let mut header = tar::Header::new_gnu();

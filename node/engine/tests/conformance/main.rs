@@ -50,5 +50,8 @@ on_every_engine!(
     readiness_waits_for_its_path,
     others_are_not_listed,
     output_is_bounded,
+    lines_are_kept_beyond_the_end,
+    followers_see_lines_as_they_come_and_the_end,
+    output_of_deleted_functions_is_removed,
     the_source_of_the_other_engine_is_refused,
 );

@@ -1,14 +1,15 @@
 //! What the process engine alone promises: nothing survives it.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use muster_core::functions::Source;
-use muster_core::ids::InstanceId;
+use muster_core::ids::{InstanceId, PackageDigest};
 use muster_engine::{EngineError, ProcessEngine};
 use tokio::time::Instant;
 
-use crate::bench::{Bench, DEADLINE, NO_GRACE, NODE, get, random, try_get, until};
+use crate::bench::{Bench, DEADLINE, NO_GRACE, NODE, get, logs_in, random, try_get, until};
 use crate::suite::ended;
 
 #[tokio::test]
@@ -22,7 +23,10 @@ async fn a_missing_program_is_named() {
         assert!(!error.may_retry());
     }
     assert_eq!(bench.engine.list().await.unwrap(), []);
-    assert_eq!(std::fs::read_dir(bench.folder()).unwrap().count(), 0, "a folder was left");
+    let left = std::fs::read_dir(bench.folder())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name() != "logs");
+    assert_eq!(left.count(), 0, "a folder was left");
 }
 
 #[tokio::test]
@@ -72,7 +76,7 @@ async fn folders_of_an_earlier_run_are_removed() {
     let foreign = bench.folder().join("node").join("notes");
     std::fs::create_dir_all(&stale).unwrap();
     std::fs::create_dir_all(&foreign).unwrap();
-    ProcessEngine::new(bench.cluster, NODE, bench.folder().join("node")).unwrap();
+    ProcessEngine::new(bench.cluster, NODE, bench.folder().join("node"), logs_in(bench.folder())).unwrap();
     assert!(!stale.exists() && foreign.exists());
 }
 
@@ -91,7 +95,9 @@ async fn what_an_instance_started_ends_with_it() {
 async fn instances_end_with_the_engine() {
     let mut bench = Bench::process();
     let (_, addr) = bench.serving("stubborn").await;
-    bench.engine = std::sync::Arc::new(ProcessEngine::new(bench.cluster, NODE, bench.folder()).unwrap());
+    bench.engine = std::sync::Arc::new(
+        ProcessEngine::new(bench.cluster, NODE, bench.folder(), logs_in(bench.folder())).unwrap(),
+    );
     until("the end of the instance", async || refuses(addr).await.then_some(())).await;
 }
 
@@ -139,7 +145,9 @@ async fn instances_die_with_a_killed_node() {
 async fn owns_instances_until_killed() {
     let folder = std::path::PathBuf::from(std::env::var_os("OWNER_FOLDER").expect("started by its test"));
     let mut bench = Bench::process_of(std::env::var("OWNER_PROGRAM").unwrap());
-    bench.engine = std::sync::Arc::new(ProcessEngine::new(bench.cluster, NODE, folder.join("node")).unwrap());
+    bench.engine = std::sync::Arc::new(
+        ProcessEngine::new(bench.cluster, NODE, folder.join("node"), logs_in(&folder)).unwrap(),
+    );
     let mut report = String::new();
     for behaviour in ["serve", "stubborn", "serve"] {
         let (_, addr) = bench.serving(behaviour).await;
@@ -162,4 +170,48 @@ fn is_alive(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
     !matches!(state, Some(Some('Z' | 'X')))
+}
+
+#[tokio::test]
+async fn a_package_is_unpacked_run_in_its_folder_and_removed_when_it_is_not_needed() {
+    let bench = Bench::process();
+    let package = PackageDigest([7; 32]);
+    let command = vec!["bin/program".to_owned()];
+    let source = Source::PackagedCommand { package, command };
+    let launch = bench.launch_of(source.clone(), "serve");
+    let error = bench.engine.launch(&launch).await.unwrap_err();
+    assert!(matches!(&error, EngineError::NoSuchPackage { .. }), "{error:?}");
+
+    let program = std::fs::read(crate::program::path()).unwrap();
+    let file = bench.folder().join("the.tar");
+    std::fs::write(&file, crate::image::tar_of(&[("bin/program", &program, 0o755)]).unwrap()).unwrap();
+    assert!(!bench.engine.has_package(&source).await.unwrap());
+    for _again in 0..2 {
+        bench.engine.take_package(&source, &file).await.unwrap();
+        assert!(bench.engine.has_package(&source).await.unwrap());
+    }
+    let addr = bench.engine.launch(&launch).await.unwrap();
+    bench.engine.wait_ready(addr, None, Instant::now() + DEADLINE).await.unwrap();
+    let env = get(addr, "/env").await;
+    assert!(env.lines().any(|line| line.starts_with("MUSTER_INSTANCE=")), "{env}");
+
+    // Nobody needs it any more, but something runs of it.
+    bench.engine.retain_packages(&BTreeSet::new()).await.unwrap();
+    assert!(bench.engine.has_package(&source).await.unwrap());
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    bench.engine.retain_packages(&BTreeSet::from([package])).await.unwrap();
+    assert!(bench.engine.has_package(&source).await.unwrap());
+    bench.engine.retain_packages(&BTreeSet::new()).await.unwrap();
+    assert!(!bench.engine.has_package(&source).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_hostile_package_is_refused_and_leaves_nothing() {
+    let bench = Bench::process();
+    let source = Source::PackagedCommand { package: PackageDigest([7; 32]), command: vec!["a".into()] };
+    let file = bench.folder().join("the.tar");
+    std::fs::write(&file, "this is no archive").unwrap();
+    let error = bench.engine.take_package(&source, &file).await.unwrap_err();
+    assert!(matches!(&error, EngineError::BadPackage { .. }), "{error:?}");
+    assert_eq!(std::fs::read_dir(bench.folder().join("packages")).unwrap().count(), 0);
 }

@@ -1,10 +1,13 @@
 //! What every engine promises.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use muster_core::functions::{EngineKind, Source};
-use muster_core::ids::{ClusterId, InstanceId, NodeId};
-use muster_core::units::Millis;
+use muster_core::ids::{ClusterId, FunctionName, InstanceId, NodeId};
+use muster_core::units::{Millis, Timestamp};
+use muster_engine::logs::{Line, LogRead, Nanos, Origin, Stream};
 use muster_engine::readiness::wait_ready;
 use muster_engine::{EngineError, Exit, Launch, OUTPUT_MAX, RunState, Running};
 use tokio::net::TcpStream;
@@ -173,6 +176,95 @@ pub(crate) async fn output_is_bounded(bench: &Bench) {
     });
     let output = output.await;
     assert!(output.len() <= OUTPUT_MAX && output.len() > 1000, "{} bytes", output.len());
+}
+
+/// The lines of an instance once each stream has said `last`, in whichever order: Docker reads the two streams
+/// apart, so what was written to one may be kept before what was written earlier to the other.
+async fn lines(bench: &Bench, launch: &Launch, read: LogRead, last: &str) -> Vec<Line> {
+    let ends =
+        |lines: &[Line], stream, name| texts(lines, stream).last() == Some(&format!("{last} on {name}"));
+    until("the last line of both streams", async || {
+        let stream = bench.engine.logs(&launch.function, launch.instance, read).await.unwrap();
+        let lines: Vec<Line> = stream.map(Result::unwrap).collect().await;
+        let whole = ends(&lines, Stream::Stdout, "stdout") && ends(&lines, Stream::Stderr, "stderr");
+        whole.then_some(lines)
+    })
+    .await
+}
+
+fn texts(lines: &[Line], stream: Stream) -> Vec<String> {
+    let of_stream = lines.iter().filter(|line| line.stream == stream);
+    of_stream.map(|line| String::from_utf8(line.text.clone()).unwrap()).collect()
+}
+
+pub(crate) async fn lines_are_kept_beyond_the_end(bench: &Bench) {
+    let before = Nanos::now();
+    let (launch, addr) = bench.serving("serve").await;
+    for text in ["one", "two"] {
+        get(addr, &format!("/say/{text}")).await;
+    }
+    let running = lines(bench, &launch, LogRead::default(), "two").await;
+    let listening = format!("listening on {}", addr.port());
+    assert_eq!(texts(&running, Stream::Stdout), [&listening, "one on stdout", "two on stdout"]);
+    assert_eq!(texts(&running, Stream::Stderr), ["one on stderr", "two on stderr"]);
+    assert!(running.iter().all(|line| before < line.at && line.at < Nanos::now()), "{running:?}");
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let of_stream = running.iter().filter(|line| line.stream == stream);
+        assert!(of_stream.is_sorted_by(|one, two| one.at < two.at), "{running:?}");
+    }
+    let origin = Origin {
+        instance: launch.instance,
+        generation: launch.generation,
+        function: launch.function.clone(),
+        born: launch.born,
+    };
+    assert_eq!(bench.engine.logged(&launch.function).await.unwrap(), std::slice::from_ref(&origin));
+
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    assert_eq!(lines(bench, &launch, LogRead::default(), "two").await, running);
+    let after = running[1].at;
+    let later: Vec<Line> = running.iter().filter(|line| line.at > after).cloned().collect();
+    assert_eq!(lines(bench, &launch, LogRead { after, follow: false }, "two").await, later);
+    assert_eq!(bench.engine.logged(&launch.function).await.unwrap(), [origin]);
+    let other = FunctionName::new("other").unwrap();
+    assert_eq!(bench.engine.logged(&other).await.unwrap(), []);
+    let unknown = bench.engine.logs(&launch.function, InstanceId(random()), LogRead::default()).await;
+    assert!(matches!(unknown, Err(EngineError::NoSuchInstance { .. })));
+}
+
+pub(crate) async fn followers_see_lines_as_they_come_and_the_end(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    let follow = LogRead { follow: true, ..LogRead::default() };
+    let mut follower = bench.engine.logs(&launch.function, launch.instance, follow).await.unwrap();
+    let mut next = async || {
+        let next = timeout(DEADLINE, follower.next()).await.expect("it comes or ends");
+        next.map(|line| String::from_utf8(line.unwrap().text).unwrap())
+    };
+    assert_eq!(next().await, Some(format!("listening on {}", addr.port())));
+    for text in ["one", "two"] {
+        get(addr, &format!("/say/{text}")).await;
+        let mut both = [next().await.unwrap(), next().await.unwrap()];
+        both.sort();
+        assert_eq!(both, [format!("{text} on stderr"), format!("{text} on stdout")]);
+    }
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    assert_eq!(next().await, None);
+}
+
+pub(crate) async fn output_of_deleted_functions_is_removed(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    get(addr, "/say/secret").await;
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
+    let kept = BTreeMap::from([(launch.function.clone(), launch.born)]);
+    bench.engine.retain_logs(kept).await;
+    lines(bench, &launch, LogRead::default(), "secret").await;
+    // One of the same name that was created later.
+    let another = BTreeMap::from([(launch.function.clone(), Timestamp(launch.born.0 + 1))]);
+    bench.engine.retain_logs(another).await;
+    until("the output is gone", async || {
+        bench.engine.logged(&launch.function).await.unwrap().is_empty().then_some(())
+    })
+    .await;
 }
 
 pub(crate) async fn the_source_of_the_other_engine_is_refused(bench: &Bench) {

@@ -14,10 +14,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use muster_api::Problem;
 use muster_core::accounts::{self, Action, KeyHash, Pattern, Role, SECRET_BYTES, format_key, parse_key};
-use muster_core::functions::{self, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use muster_core::functions::{self, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
 use muster_core::ids::*;
 use muster_core::instances::{self, DrainReason, LaunchCause, Trigger};
 use muster_core::ledger::{Usage, UsageRow};
@@ -25,13 +25,13 @@ use muster_core::nodes::{self, Profile, Resources};
 use muster_core::units::{Millis, Timestamp};
 use muster_core::{Applied, ClusterState, Command, Entry, ProposalId};
 use muster_gateway::{
-    BoxFuture, Config, ControlPlane, Gateway, Hosted, Limits, Meter, MeterError, Secret, serve,
+    BoxFuture, Caller, Config, ControlPlane, Door, Gateway, Hosted, Limits, Meter, MeterError, serve,
 };
-use tokio::net::TcpListener;
+use muster_tls::{Authority, Credentials, PeerTls, Validity};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const SECRET: &str = "the peers' secret";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The replicated state, as one that every node has applied.
@@ -143,10 +143,11 @@ impl Cluster {
     }
 
     async fn add_node(&mut self, id: NodeId, config: &Config) {
-        let config = Config { node: id, peer_secret: Secret::new(SECRET), ..config.clone() };
+        let config = Config { node: id, ..config.clone() };
+        let tls = peer_tls(id);
         let meter = Arc::new(Recorder::default());
         let control: Arc<dyn ControlPlane> = Arc::clone(&self.plane) as _;
-        let gateway = Gateway::new(config, control, Arc::clone(&meter) as _);
+        let gateway = Gateway::new(config, control, Arc::clone(&meter) as _, Some(tls.clone()));
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = Node {
@@ -161,16 +162,16 @@ impl Cluster {
         let limits = Limits { grace, ..Limits::default() };
         let peer_limits = Limits { grace, ..Limits::for_peers() };
         let invoke = Arc::clone(&gateway);
-        let handler = move |request, remote| {
+        let handler = move |request, caller: Caller| {
             let gateway = Arc::clone(&invoke);
-            async move { gateway.handle(request, remote).await }
+            async move { gateway.handle(request, caller.address).await }
         };
-        tokio::spawn(serve(public, handler, limits, self.stop.clone()));
+        tokio::spawn(serve(public, Door::Plain, handler, limits, self.stop.clone()));
         let handler = move |request, _| {
             let gateway = Arc::clone(&gateway);
             async move { gateway.handle_peer(request).await }
         };
-        tokio::spawn(serve(peer, handler, peer_limits, self.stop.clone()));
+        tokio::spawn(serve(peer, Door::Peers(tls), handler, peer_limits, self.stop.clone()));
         self.nodes.push(node);
     }
 
@@ -308,6 +309,22 @@ impl Cluster {
     }
 }
 
+/// A node's connections to the others of the cluster.
+pub(crate) fn peer_tls(node: NodeId) -> PeerTls {
+    let authority = Authority::from_secret("the founding nodes' secret").unwrap();
+    let validity = Validity { now: std::time::SystemTime::now(), lasts: Duration::from_secs(3600) };
+    PeerTls::new(Credentials::issue(&authority, node, validity).unwrap()).unwrap()
+}
+
+/// Calls a node at its peer listener, as another node.
+pub(crate) async fn call_peer(node: &Node, request: Request<ClientBody>) -> Response<Incoming> {
+    let stream = TcpStream::connect(node.peer).await.unwrap();
+    let stream = peer_tls(NodeId(99)).connect(node.id, stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    within(sender.send_request(request)).await.unwrap()
+}
+
 pub(crate) type ClientBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 pub(crate) fn client() -> Client<HttpConnector, ClientBody> {
@@ -431,9 +448,10 @@ fn spec() -> Spec {
         scaling: ScalingPolicy {
             min: 0,
             max: 10,
+            step: None,
             target_permille: 700,
             window: Millis(60_000),
-            keep_alive: Millis(300_000),
+            keep_alive: KeepAlive::Fixed(Millis(300_000)),
         },
         max_waiting: 1000,
         payer: Payer::Owner,

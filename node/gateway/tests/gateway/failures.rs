@@ -2,11 +2,14 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use muster_api::InvocationState;
 use muster_core::Command;
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::nodes::{self, Condition};
 use muster_core::units::Millis;
+use muster_gateway::{Body, Door, Limits, serve};
 use tokio::net::TcpListener;
 
 use crate::cluster::*;
@@ -38,6 +41,33 @@ async fn functions_that_break_off_or_talk_nonsense() {
     }
     let (rows, usage) = cluster.usage();
     assert_eq!((rows, usage.invocations, usage.failures), (6, 6, 6));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_still_shows_its_head() {
+    let cluster = Cluster::start(2).await;
+    for (name, reply) in [
+        ("nothing", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"),
+        ("a-part", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\npart"),
+        ("a-chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n"),
+    ] {
+        let (addr, _, _server) = rude(reply).await;
+        cluster.deploy(name, |_| ());
+        cluster.run(0, name, addr);
+        // Whether the end comes with the head or after it is a matter of chance.
+        for round in 0..20 {
+            for entry in [0, 1] {
+                let response = call(request(&cluster.url(entry, name), "")).await;
+                assert_eq!(response.status(), 200, "{name} {entry} {round}");
+                assert_eq!(response.headers()["muster-node"], "1");
+                let body = within(http_body_util::BodyExt::collect(response.into_body())).await;
+                assert!(body.is_err(), "{name} {entry} {round}: the answer must not look complete");
+            }
+        }
+    }
+    until(|| cluster.in_flight() == 0).await;
+    let (rows, usage) = cluster.usage();
+    assert_eq!((rows, usage.invocations, usage.failures), (120, 120, 120));
 }
 
 #[tokio::test]
@@ -169,15 +199,27 @@ async fn a_client_that_leaves_frees_the_slot() {
 #[tokio::test]
 async fn a_node_that_falls_silent() {
     let cluster = Cluster::start(1).await;
-    // It accepts connections and never says a word: what a partition looks like.
+    // It lets other nodes in and never says another word: what a partition looks like.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     cluster.register(NodeId(9), &silent.local_addr().unwrap().to_string());
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move |request: Request<Incoming>, _| {
+        let arrived = arrived.clone();
+        async move {
+            if !request.uri().path().ends_with("/hello") {
+                arrived.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }
+            Response::builder().status(204).body(Body::empty()).unwrap()
+        }
+    };
+    let door = Door::Peers(peer_tls(NodeId(9)));
+    tokio::spawn(serve(silent, door, handler, Limits::for_peers(), cluster.stop.clone()));
     cluster.deploy("alpha", |_| ());
     let far = cluster.place(NodeId(9), "alpha");
     cluster.ready(far, nobody().await);
     let call = spawn(request(&cluster.url(0, "alpha"), ""));
-    let (stream, _) = within(silent.accept()).await.unwrap();
-    stream.readable().await.unwrap();
+    within(arrivals.recv()).await.unwrap();
     cluster.apply(vec![Command::Nodes(nodes::Command::SetCondition {
         node: NodeId(9),
         incarnation: Incarnation(1),
@@ -190,18 +232,23 @@ async fn a_node_that_falls_silent() {
 
 #[tokio::test]
 async fn a_node_that_is_gone_costs_no_request() {
-    let cluster = Cluster::start(2).await;
-    let alpha = Function::start().await;
-    cluster.deploy("alpha", |_| ());
-    cluster.register(NodeId(9), &nobody().await.to_string());
-    let far = cluster.place(NodeId(9), "alpha");
-    cluster.ready(far, nobody().await);
-    // The state still believes in it. The request waits, and another node's instance serves it.
-    let calls: Vec<_> = (0..4).map(|_| spawn(request(&cluster.url(0, "alpha"), ""))).collect();
-    until(|| cluster.waiting(0) == 4).await;
-    cluster.run(1, "alpha", alpha.addr);
-    for call in calls {
-        let (head, _) = read(within(call).await.unwrap()).await;
-        assert_eq!((head.status, head.get("muster-node")), (200, "2"));
+    // Nobody listens; or someone does and shakes no hands; or it is another node by now.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let another = Cluster::start(1).await;
+    for address in [nobody().await, silent.local_addr().unwrap(), another.nodes[0].peer] {
+        let cluster = Cluster::start(2).await;
+        let alpha = Function::start().await;
+        cluster.deploy("alpha", |_| ());
+        cluster.register(NodeId(9), &address.to_string());
+        let far = cluster.place(NodeId(9), "alpha");
+        cluster.ready(far, nobody().await);
+        // The state still believes in it. The request waits, and another node's instance serves it.
+        let calls: Vec<_> = (0..4).map(|_| spawn(request(&cluster.url(0, "alpha"), ""))).collect();
+        until(|| cluster.waiting(0) == 4).await;
+        cluster.run(1, "alpha", alpha.addr);
+        for call in calls {
+            let (head, _) = read(within(call).await.unwrap()).await;
+            assert_eq!((head.status, head.get("muster-node")), (200, "2"));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use muster_gateway::{Body, Config, Limits, serve};
+use muster_gateway::{Body, Config, Door, Limits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,13 @@ async fn a_head_that_never_ends() {
     let addr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let limits = Limits { head_timeout: Duration::from_millis(100), connections_max: 1, ..Limits::default() };
-    let server =
-        tokio::spawn(serve(listener, |_, _| async { Response::new(Body::from("ok")) }, limits, stop.clone()));
+    let server = tokio::spawn(serve(
+        listener,
+        Door::Plain,
+        |_, _| async { Response::new(Body::from("ok")) },
+        limits,
+        stop.clone(),
+    ));
     let (_stream, answer) = raw(addr, "GET / HTTP/1.1\r\nhost").await;
     assert_eq!(answer, "", "closed");
     // Its place is free for the next.
@@ -93,7 +98,7 @@ async fn shutdown_finishes_what_is_in_flight() {
             Response::new(Body::from("done"))
         }
     };
-    let server = tokio::spawn(serve(listener, handler, Limits::default(), stop.clone()));
+    let server = tokio::spawn(serve(listener, Door::Plain, handler, Limits::default(), stop.clone()));
     let answer = spawn(request(&url, ""));
     within(at_gate.recv()).await.unwrap();
     stop.cancel();

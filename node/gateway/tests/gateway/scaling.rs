@@ -86,31 +86,27 @@ async fn a_token_nobody_uses_returns_its_slot() {
     let alpha = Function::start().await;
     cluster.deploy("alpha", |_| ());
     cluster.run(0, "alpha", alpha.addr);
-    let peer = format!("http://{}/peer/gateway", cluster.nodes[0].peer);
-    let ask = |secret: &str| {
+    let node = &cluster.nodes[0];
+    let ask = || {
         let text = r#"{"function":"alpha","want":3,"wait_ms":50,"waited_us":0}"#;
-        let request =
-            Request::post(format!("{peer}/slots")).header("authorization", format!("Bearer {secret}"));
-        request.body(whole(text)).unwrap()
+        Request::post("/peer/gateway/slots").body(whole(text)).unwrap()
     };
-    assert_eq!(call(ask("wrong")).await.status(), 401);
-    let (_, body) = read(call(ask(SECRET)).await).await;
+    let (_, body) = read(call_peer(node, ask()).await).await;
     let granted: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let tokens = granted["tokens"].as_array().unwrap().clone();
     assert_eq!((tokens.len(), cluster.in_flight()), (1, 1), "one slot, one token");
-    let (_, body) = read(call(ask(SECRET)).await).await;
+    let (_, body) = read(call_peer(node, ask()).await).await;
     assert_eq!(&body[..], br#"{"tokens":[]}"#, "none is left");
     // Nobody uses it, and who waits gets the slot.
     assert_eq!(post(&cluster.url(0, "alpha"), "").await.0.status, 200);
     // What the token stood for is gone: it cannot be used any more.
     let token = tokens[0].as_str().unwrap();
-    let mut late = request(&format!("{peer}/invoke/{token}/"), "");
-    late.headers_mut().insert("authorization", format!("Bearer {SECRET}").parse().unwrap());
+    let mut late = request(&format!("/peer/gateway/invoke/{token}/"), "");
     let envelope = r#"{"invocation":"x","account":"alice","function":"alpha","durability":"Interval",
         "may_retry":false,"waited_us":null,"left_ms":1000}"#
         .replace('\n', "");
     late.headers_mut().insert("muster-peer-invocation", envelope.parse().unwrap());
-    let (head, _) = read(call(late).await).await;
+    let (head, _) = read(call_peer(node, late).await).await;
     assert_eq!((head.status, head.get("muster-peer-result")), (409, "refused"));
     assert_eq!((alpha.seen().len(), cluster.in_flight()), (1, 0));
 }

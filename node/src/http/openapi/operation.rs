@@ -8,6 +8,7 @@ use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, SchemaFo
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{ContentBuilder, HttpMethod, Ref, RefOr, Required, Schema};
 
+use super::super::VERSIONED;
 use super::KEY;
 
 /// What an operation does, for one path and one or more methods.
@@ -19,7 +20,8 @@ pub(super) struct Operation {
     notes: Vec<&'static str>,
     needs_key: bool,
     query: Vec<(&'static str, RefOr<Schema>, &'static str)>,
-    body: Option<(&'static str, RefOr<Schema>)>,
+    /// What it is, and its schema; bytes have none.
+    body: Option<(&'static str, Option<RefOr<Schema>>)>,
     answers: Vec<(u16, &'static str, Content)>,
     failures: Vec<u16>,
     invocation: bool,
@@ -32,6 +34,10 @@ pub(super) enum Content {
     /// A value of this type of `muster-api`.
     One(&'static str),
     List(&'static str),
+    /// Bytes that are no text.
+    Binary,
+    /// Values of this type, one per line.
+    Lines(&'static str),
     /// Whatever the function answers.
     Any,
 }
@@ -134,7 +140,13 @@ impl Operation {
     }
 
     pub(super) fn body(mut self, description: &'static str, schema: RefOr<Schema>) -> Self {
-        self.body = Some((description, schema));
+        self.body = Some((description, Some(schema)));
+        self.fails(&[408, 413])
+    }
+
+    /// The body is bytes.
+    pub(super) fn bytes(mut self, description: &'static str) -> Self {
+        self.body = Some((description, None));
         self.fails(&[408, 413])
     }
 
@@ -175,9 +187,10 @@ impl Operation {
             to = to.parameter(parameter.description(Some(*description)));
         }
         if let Some((description, schema)) = &self.body {
-            let content = ContentBuilder::new().schema(Some(schema.clone())).build();
+            let content = ContentBuilder::new().schema(schema.clone()).build();
+            let kind = if schema.is_some() { "application/json" } else { "application/octet-stream" };
             let body = RequestBodyBuilder::new().description(Some(*description));
-            to = to.request_body(Some(body.content("application/json", content).build()));
+            to = to.request_body(Some(body.content(kind, content).build()));
         }
         for (status, description, content) in &self.answers {
             let code = if self.invocation { "default".to_owned() } else { status.to_string() };
@@ -191,11 +204,18 @@ impl Operation {
 
     fn answer(&self, description: &str, content: &Content) -> Response {
         let mut to = ResponseBuilder::new().description(description);
+        if self.path.starts_with(VERSIONED) {
+            let index = ObjectBuilder::new().schema_type(Type::Integer).build();
+            let header = HeaderBuilder::new().schema(Some(Schema::Object(index)));
+            to = to.header("Muster-Applied", header.description(Some(APPLIED)).build());
+        }
         let (kind, schema) = match content {
             Content::Nothing => return to.build(),
             Content::Text => ("text/plain", Some(text())),
             Content::One(name) => ("application/json", Some(type_(name))),
             Content::List(name) => ("application/json", Some(list_of(name))),
+            Content::Binary => ("application/octet-stream", None),
+            Content::Lines(name) => (muster_api::NDJSON, Some(type_(name))),
             Content::Any => ("*/*", None),
         };
         if self.invocation {
@@ -224,6 +244,8 @@ impl Operation {
     }
 }
 
+const APPLIED: &str = "The index of the last log entry that the answering node had applied.";
+
 const INVOCATION_HEADERS: &[(&str, &str)] = &[
     ("Muster-Invocation-Id", "Unique in the cluster."),
     ("Muster-Node", "The node that the instance runs on; absent if the function was not reached."),
@@ -243,7 +265,7 @@ fn meaning(status: u16, invocation: bool) -> &'static str {
         (408, _) => "The request's body came too slowly.",
         (409, _) => "It contradicts what exists, or a limit is reached.",
         (413, _) => "The request's body is too large.",
-        (429, false) => "Too many changes are under way.",
+        (429, false) => "Too many changes, or readers of logs, are under way.",
         (429, true) => "Too many requests wait for the function at this node.",
         (502, _) => "The function broke off, answered nonsense, or keeps failing to start.",
         (503, false) => "No quorum answers.",

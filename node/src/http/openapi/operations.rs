@@ -3,7 +3,7 @@
 use utoipa::openapi::HttpMethod::{Delete, Get, Head, Options, Patch, Post, Put};
 
 use super::operation::{Content, Operation, flag, text, time, type_};
-use Content::{Any, List, Nothing, One, Text};
+use Content::{Any, Binary, Lines, List, Nothing, One, Text};
 
 const ADMINS: &str = "For admins.";
 const ADMINS_OR_ITSELF: &str = "For admins, and for an account about itself.";
@@ -11,6 +11,7 @@ const MANAGERS: &str =
     "For the function's owner, admins, and accounts with a `manage` grant that matches its name.";
 const CALLERS: &str = "For accounts that may invoke or manage the function.";
 const NO_ENV: &str = "Those who may not manage it see an empty `env`.";
+const DEPLOYERS: &str = "For admins, and accounts that own a function or have a `manage` grant.";
 const FUNCTION_ONLY: &str = "Only this function's.";
 
 pub(super) fn all() -> Vec<Operation> {
@@ -40,17 +41,56 @@ fn cluster() -> Vec<Operation> {
         Operation::read("/v1/cluster", "get_cluster", "The cluster's members and leader.")
             .note("For every account. Without a quorum it answers from what this node knows.")
             .answers(200, "The cluster.", One("Cluster")),
+        Operation::read("/v1/cluster/backup", "get_backup", "A backup of the whole state, while the cluster serves.")
+            .note(ADMINS)
+            .note("It holds hashes of keys and the functions' environment. It is whole if its end is there: check it.")
+            .answers(200, "The archive, as it is written: see docs/API.md.", Binary)
+            .fails(&[403, 404, 429]),
+        Operation::change(Post, "/v1/cluster/tokens", "create_join_token", "Makes a token to join with.")
+            .note(ADMINS)
+            .note("It is good once. It reserves an id that no node ever had.")
+            .body(
+                "How long it is good for, and whom the new node replaces; may be empty.",
+                type_("CreateToken"),
+            )
+            .answers(201, "The token. It is never shown again.", One("CreatedToken"))
+            .fails(&[404, 409]),
+        Operation::change(Delete, "/v1/cluster/nodes/{id}", "remove_node", "Removes a node for ever.")
+            .note(ADMINS)
+            .note("The node drains first; it is gone from the cluster's nodes once it has left.")
+            .query("force", flag(), "As it is, without draining: for a node that is dead.")
+            .answers(202, "It is on its way out.", Nothing)
+            .fails(&[404, 409]),
+        Operation::change(Post, "/v1/cluster/transfer", "transfer_leadership", "Has another node lead.")
+            .note(ADMINS)
+            .body("To whom; may be empty.", type_("Transfer"))
+            .answers(200, "Who leads now.", One("Transferred"))
+            .fails(&[404, 409]),
         Operation::read("/v1/nodes", "list_nodes", "The hosts and what they give to instances.")
             .note(ADMINS)
             .answers(200, "The nodes, by id.", List("Node"))
             .fails(&[403]),
+        Operation::change(Put, "/v1/nodes/{id}/drain", "drain_node", "Has a node's instances moved away.")
+            .note(ADMINS)
+            .note("It takes no new ones until it is undrained, also after a restart.")
+            .answers(204, "It is draining.", Nothing)
+            .fails(&[404, 409]),
+        Operation::change(
+            Delete,
+            "/v1/nodes/{id}/drain",
+            "undrain_node",
+            "Lets a node take instances again.",
+        )
+        .note(ADMINS)
+        .answers(204, "It takes instances.", Nothing)
+        .fails(&[404, 409]),
         Operation::read("/v1/usage", "get_usage", "Usage, summed by account, function and period.")
             .note("Admins see every account, others themselves.")
             .query("account", text(), "Only this account's.")
             .query("function", text(), FUNCTION_ONLY)
-            .query("from", time(), "Hours that begin at this time or later: RFC 3339, or a date.")
-            .query("to", time(), "Hours that begin before this time: RFC 3339, or a date.")
-            .query("by", type_("Grain"), "The length of a period; `day` if absent.")
+            .query("from", time(), "Periods that begin at this time or later: RFC 3339, or a date. It must not lie within a day or month that is known as a whole only.")
+            .query("to", time(), "Periods that begin before this time, likewise.")
+            .query("by", type_("Grain"), "The length of a period; `day` if absent. Where no more is known than the sum of a longer one, that is given, and `period` says so.")
             .answers(200, "One row per account, function and period that was used.", List("Usage"))
             .fails(&[403]),
     ]
@@ -81,6 +121,25 @@ fn functions() -> Vec<Operation> {
             .query("force", flag(), "Also if it has live instances; they are drained.")
             .answers(204, "It is gone.", Nothing)
             .fails(&[404, 409]),
+        Operation::read("/v1/functions/{name}/logs", "read_logs", "What the function's instances write.")
+            .note(MANAGERS)
+            .note("Of every host, merged by time; a host that does not answer is named in a line of its own.")
+            .query("follow", flag(), "Also what comes, until the client goes or may read no more.")
+            .query("since", time(), "Only lines of this time or later: RFC 3339, or a date.")
+            .query("instance", text(), "Only this instance's.")
+            .answers(200, "One JSON object per line, as they come.", Lines("LogLine"))
+            .fails(&[403, 404, 429]),
+        Operation::read("/v1/packages", "list_packages", "The packages that the cluster keeps.")
+            .note(DEPLOYERS)
+            .answers(200, "The packages, by digest.", List("Package"))
+            .fails(&[403]),
+        Operation::change(Put, "/v1/packages/{digest}", "put_package", "Gives the cluster a package.")
+            .note(DEPLOYERS)
+            .note("The digest is `sha256:` and the SHA-256 of the body in hexadecimal. For Docker a package is an image archive as `docker save` writes it, for the process engine a tar of a folder; either may be gzip.")
+            .bytes("The file, as it is.")
+            .answers(200, "The cluster has it; the body was not read.", One("Package"))
+            .answers(201, "It is stored, on two nodes where there are two.", One("Package"))
+            .fails(&[403, 409, 429]),
         Operation::read(
             "/v1/instances",
             "list_instances",

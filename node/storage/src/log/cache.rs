@@ -13,9 +13,16 @@ pub(super) struct Cache<E> {
 
 struct Cached<E> {
     entry: E,
-    bytes: usize,
+    stored: Stored,
+}
+
+/// An entry's record.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) bytes: usize,
+    pub(super) crc: u32,
     /// The number of the write that stores it.
-    write: u64,
+    pub(super) write: u64,
 }
 
 impl<E: Clone> Cache<E> {
@@ -35,16 +42,21 @@ impl<E: Clone> Cache<E> {
         }
         let mut bytes = 0;
         let within = self.entries.range(range).enumerate().take_while(|(count, (_, cached))| {
-            bytes += cached.bytes;
+            bytes += cached.stored.bytes;
             *count == 0 || bytes <= limit
         });
         within.map(|(_, (_, cached))| cached.entry.clone()).collect()
     }
 
-    pub(super) fn insert(&mut self, index: u64, entry: E, bytes: usize, write: u64) {
-        self.bytes += bytes;
-        if let Some(old) = self.entries.insert(index, Cached { entry, bytes, write }) {
-            self.bytes -= old.bytes;
+    /// The checksum of an entry's record.
+    pub(super) fn crc(&self, index: u64) -> Option<u32> {
+        self.entries.get(&index).map(|cached| cached.stored.crc)
+    }
+
+    pub(super) fn insert(&mut self, index: u64, entry: E, stored: Stored) {
+        self.bytes += stored.bytes;
+        if let Some(old) = self.entries.insert(index, Cached { entry, stored }) {
+            self.bytes -= old.stored.bytes;
         }
     }
 
@@ -53,7 +65,9 @@ impl<E: Clone> Cache<E> {
     pub(super) fn evict(&mut self, durable: u64) {
         while self.bytes > self.bytes_max || self.entries.len() > self.entries_max {
             match self.entries.first_entry() {
-                Some(oldest) if oldest.get().write <= durable => self.bytes -= oldest.remove().bytes,
+                Some(oldest) if oldest.get().stored.write <= durable => {
+                    self.bytes -= oldest.remove().stored.bytes;
+                }
                 _ => break,
             }
         }
@@ -62,14 +76,14 @@ impl<E: Clone> Cache<E> {
     /// Drops everything from `index` on.
     pub(super) fn truncate(&mut self, index: u64) {
         let dropped = self.entries.split_off(&index);
-        self.bytes -= dropped.values().map(|cached| cached.bytes).sum::<usize>();
+        self.bytes -= dropped.values().map(|cached| cached.stored.bytes).sum::<usize>();
     }
 
     /// Drops everything up to `index`, inclusive.
     pub(super) fn purge(&mut self, index: u64) {
         let kept = self.entries.split_off(&index.saturating_add(1));
         let dropped = std::mem::replace(&mut self.entries, kept);
-        self.bytes -= dropped.values().map(|cached| cached.bytes).sum::<usize>();
+        self.bytes -= dropped.values().map(|cached| cached.stored.bytes).sum::<usize>();
     }
 }
 
@@ -81,7 +95,7 @@ mod tests {
     fn only_durable_entries_are_evicted() {
         let mut cache = Cache::new(100, 3);
         for index in 1..=5 {
-            cache.insert(index, index, 30, index);
+            cache.insert(index, index, Stored { bytes: 30, crc: 0, write: index });
         }
         for (durable, first) in [(0, Some(1)), (1, Some(2)), (9, Some(3))] {
             cache.evict(durable);
@@ -93,7 +107,7 @@ mod tests {
         cache.purge(3);
         assert_eq!((cache.range(0..9, 999), cache.bytes), (vec![4], 30));
         // A replaced entry counts once.
-        cache.insert(4, 40, 10, 6);
+        cache.insert(4, 40, Stored { bytes: 10, crc: 0, write: 6 });
         assert_eq!((cache.range(0..9, 999), cache.bytes), (vec![40], 10));
     }
 }

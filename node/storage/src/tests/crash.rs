@@ -22,42 +22,54 @@ fn acknowledged_writes_survive_a_kill() {
     let dir = TempDir::new().unwrap();
     for round in 0..ROUNDS {
         let acknowledged = kill_after(dir.path(), 40 + 61 * round);
-        let store = open(dir.path());
-        let mut log: Log = store.log().unwrap();
-        block_on(async {
-            let state = log.get_log_state().await.unwrap();
-            let last = state.last_log_id.unwrap().index;
-            assert!(last >= acknowledged["log"], "round {round}: {last} of {acknowledged:?}");
-            let first = state.last_purged_log_id.map_or(0, |purged| purged.index + 1);
-            let found = log.try_get_log_entries(first..=last).await.unwrap();
-            let want: Vec<_> = (first..=last).map(|index| entry(index, data(index))).collect();
-            assert!(found == want, "round {round}: {first}..={last} are not what was appended");
-        });
-        let journaled = store.journal().pending(usize::MAX).unwrap();
-        assert!(journaled.iter().all(|(sequence, record)| *record == data(*sequence)), "round {round}");
-        let numbers: Vec<u64> = journaled.iter().map(|(sequence, _)| *sequence).collect();
-        assert!(numbers.is_sorted() && numbers.last() >= acknowledged.get("journal"), "round {round}");
-        let snapshot = store.snapshots().load().unwrap();
-        let version = snapshot.as_ref().map(|found| u64::from_le_bytes(found.meta[..8].try_into().unwrap()));
-        assert!(version >= acknowledged.get("snapshot").copied(), "round {round}: snapshot {version:?}");
-        assert!(snapshot.is_none_or(|found| found.data == snapshot_data(version.unwrap())), "round {round}");
+        check(dir.path(), &acknowledged, &format!("round {round}"));
+    }
+}
+
+/// The last number that was acknowledged of each kind.
+pub(super) type Acknowledged = HashMap<String, u64>;
+
+/// Opens the store and looks for all that was acknowledged.
+pub(super) fn check(dir: &Path, acknowledged: &Acknowledged, when: &str) {
+    let store = open(dir);
+    let mut log: Log = store.log().unwrap();
+    block_on(async {
+        let state = log.get_log_state().await.unwrap();
+        let last = state.last_log_id.map(|id| id.index);
+        assert!(last >= acknowledged.get("log").copied(), "{when}: {last:?} of {acknowledged:?}");
+        let Some(last) = last else { return };
+        let first = state.last_purged_log_id.map_or(0, |purged| purged.index + 1);
+        let found = log.try_get_log_entries(first..=last).await.unwrap();
+        let want: Vec<_> = (first..=last).map(|index| entry(index, data(index))).collect();
+        assert!(found == want, "{when}: {first}..={last} are not what was appended");
+    });
+    let journaled = store.journal().pending(usize::MAX).unwrap();
+    assert!(journaled.iter().all(|(sequence, record)| *record == data(*sequence)), "{when}");
+    let numbers: Vec<u64> = journaled.iter().map(|(sequence, _)| *sequence).collect();
+    assert!(numbers.is_sorted() && numbers.last() >= acknowledged.get("journal"), "{when}");
+    let snapshot = store.snapshots().load().unwrap();
+    let version = snapshot.as_ref().map(|found| u64::from_le_bytes(found.meta[..8].try_into().unwrap()));
+    assert!(version >= acknowledged.get("snapshot").copied(), "{when}: snapshot {version:?}");
+    assert!(snapshot.is_none_or(|found| found.data == snapshot_data(version.unwrap())), "{when}");
+}
+
+/// Notes what a child says it has done.
+pub(super) fn note(acknowledged: &mut Acknowledged, line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    if let ["ack", kind, number] = words[..] {
+        acknowledged.insert(kind.to_owned(), number.parse().unwrap());
     }
 }
 
 /// Lets a child write until it has acknowledged so many writes, kills it, and returns the last number
 /// that it acknowledged of each kind.
-fn kill_after(dir: &Path, writes: usize) -> HashMap<String, u64> {
+fn kill_after(dir: &Path, writes: usize) -> Acknowledged {
     let mut command = Command::new(std::env::current_exe().unwrap());
     as_child(&mut command, "tests::crash::acknowledged_writes_survive_a_kill", dir);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut acknowledged = HashMap::new();
-    let mut note = |line: String| {
-        let words: Vec<&str> = line.split(' ').collect();
-        if let ["ack", kind, number] = words[..] {
-            acknowledged.insert(kind.to_owned(), number.parse().unwrap());
-        }
-    };
+    let mut note = |line: String| note(&mut acknowledged, &line);
     lines.by_ref().take(writes).for_each(&mut note);
     let other = Store::open(dir, Options::default()).map(|_| ());
     child.kill().unwrap();
@@ -72,7 +84,7 @@ fn snapshot_data(version: u64) -> Vec<u8> {
     version.to_le_bytes().repeat(50_000)
 }
 
-fn write_until_killed(dir: &Path) -> ! {
+pub(super) fn write_until_killed(dir: &Path) -> ! {
     let store = open(dir);
     let mut log: Log = store.log().unwrap();
     block_on(async {

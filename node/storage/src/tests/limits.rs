@@ -23,7 +23,7 @@ fn records_above_the_limit_are_refused() {
     let mut log: Log = store.log().unwrap();
     block_on(async {
         // The largest entry that fits, by its encoded size, and one byte more.
-        let overhead = codec::encoded_len(&entry(0, vec![0; 60_000])).unwrap() - 60_000;
+        let overhead = codec::encoded_len(&(0_u32, entry(0, vec![0; 60_000]))).unwrap() - 60_000;
         log.blocking_append([entry(0, vec![0; RECORD_MAX - overhead])]).await.unwrap();
         let error = log.blocking_append([entry(1, vec![0; RECORD_MAX - overhead + 1])]).await.unwrap_err();
         assert!(error.to_string().contains("above the limit of 65536"), "{error}");

@@ -83,6 +83,41 @@ fn a_purge_beyond_the_end_leaves_no_hole() {
     });
 }
 
+/// openraft purges what an arrived snapshot covers while that is still being stored.
+#[test]
+fn a_purge_waits_for_the_snapshot_that_covers_it() {
+    let dir = TempDir::new().unwrap();
+    block_on(async {
+        let store = open(dir.path());
+        let (log, snapshots): (Log, _) = (store.log().unwrap(), store.snapshots().arrivals());
+        let purge = |index| {
+            let mut log = log.clone();
+            tokio::spawn(async move { log.purge(id(index)).await })
+        };
+        append(&mut log.clone(), 0..5).await;
+        snapshots.arrived(99);
+        let early = purge(99);
+        purge(2).await.unwrap().unwrap();
+        assert!(!early.is_finished(), "another purge overtakes it");
+        assert_eq!(log.clone().get_log_state().await.unwrap().last_purged_log_id, Some(id(2)));
+        snapshots.durable(99);
+        early.await.unwrap().unwrap();
+        snapshots.declined(99);
+
+        // Not needed: the log goes on as it would have.
+        snapshots.arrived(120);
+        let purge_on = purge(120);
+        snapshots.declined(120);
+        purge_on.await.unwrap().unwrap();
+
+        snapshots.arrived(150);
+        let never = purge(150);
+        snapshots.failed();
+        assert!(never.await.unwrap().is_err());
+        assert_eq!(log.clone().get_log_state().await.unwrap().last_purged_log_id, Some(id(120)));
+    });
+}
+
 #[test]
 fn what_was_purged_leaves_the_database() {
     let dir = TempDir::new().unwrap();

@@ -1,8 +1,12 @@
 //! Tests of the whole store, by what they would catch.
 
 mod barrier;
+mod boundaries;
+mod corruption;
 mod crash;
+mod fuzz;
 mod golden;
+mod injection;
 mod journal;
 mod limits;
 mod log;
@@ -39,6 +43,8 @@ pub(crate) type Log = LogStore<TypeConfig>;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn open(dir: &Path) -> Store {
+    #[cfg(feature = "mutants")]
+    muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
     Store::open(dir, Options::default()).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use muster_core::ids::{Incarnation, NodeId};
+use muster_core::ids::{Incarnation, NodeId, StoreId};
 use tempfile::TempDir;
 
 use super::{Log, append, block_on, expect_entries, open};
@@ -34,7 +34,7 @@ fn a_new_directory_belongs_to_its_owner_alone() {
     for path in [&dir, &parent.path().join("a")] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
     }
-    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "muster-storage 1\n");
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "muster-storage 2\n");
 }
 
 #[test]
@@ -68,10 +68,12 @@ fn a_closed_store_opens_again_while_children_are_started() {
 #[test]
 fn damage_is_reported() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 8] = [
-        ("newer", |dir| fs::write(dir.join("format"), "muster-storage 2\n").unwrap(), "has format 2"),
+    let cases: [(&str, Damage, &str); 10] = [
+        ("newer", |dir| fs::write(dir.join("format"), "muster-storage 3\n").unwrap(), "has format 3"),
         ("not a format", |dir| fs::write(dir.join("format"), "x").unwrap(), "replica is lost"),
         ("no format", |dir| fs::remove_file(dir.join("format")).unwrap(), "replica is lost"),
+        ("no witness", |dir| fs::remove_file(dir.join("witness")).unwrap(), "`witness` is missing"),
+        ("an empty witness", |dir| fs::write(dir.join("witness"), "").unwrap(), "`witness` is damaged"),
         ("no database", |dir| fs::remove_file(dir.join("db")).unwrap(), "replica is lost"),
         ("empty database", |dir| fs::write(dir.join("db"), "").unwrap(), "replica is lost"),
         (
@@ -132,8 +134,9 @@ fn identity_is_kept_and_defended() {
     for start in 1..=3 {
         let store = open(dir.path());
         assert_eq!(store.begin_incarnation().unwrap(), Incarnation(start));
-        store.claim_node(NodeId(4)).unwrap();
-        let error = store.claim_node(NodeId(5)).unwrap_err();
+        let id = store.claim_node(NodeId(4), StoreId(start)).unwrap();
+        assert_eq!(id, StoreId(1), "the first stays");
+        let error = store.claim_node(NodeId(5), StoreId(start)).unwrap_err();
         assert!(matches!(error, StoreError::OtherNode { owner: NodeId(4), .. }), "{error}");
         assert_eq!(store.identity().node, Some(NodeId(4)));
     }

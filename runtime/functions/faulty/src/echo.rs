@@ -9,7 +9,7 @@ use muster_runtime::http::{HeaderValue, StatusCode, header};
 use muster_runtime::{BODY_LIMIT_BYTES, Failure, Request, Response, read_body};
 use serde::Serialize;
 
-use crate::query_number;
+use crate::{query_number, query_text};
 
 /// The longest `?work_ms=`: an hour.
 const WORK_MS_MAX: u64 = 3_600_000;
@@ -34,6 +34,7 @@ struct Seen {
 type Answer = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send>>;
 
 /// Answers after `work`, or after `?work_ms=` where the request asks for it, with 200 or with `?status=`.
+/// Writes `?print=` to stdout and to stderr.
 pub(crate) fn handler(work: Duration) -> impl Fn(Request) -> Answer + Send + Sync {
     let executions = AtomicU64::new(0);
     move |request| {
@@ -46,6 +47,10 @@ async fn echo(request: Request, work: Duration, executions: u64) -> Result<Respo
     let default_ms = u64::try_from(work.as_millis())?;
     let work = Duration::from_millis(query_number(&request, "work_ms", default_ms, WORK_MS_MAX)?);
     let status = StatusCode::from_u16(u16::try_from(query_number(&request, "status", 200, 599)?)?)?;
+    if let Some(text) = query_text(&request, "print") {
+        println!("{text} on stdout");
+        eprintln!("{text} on stderr");
+    }
     let (head, body) = request.into_parts();
     let body = read_body(body, BODY_LIMIT_BYTES).await?;
     tokio::time::sleep(work).await;

@@ -12,11 +12,13 @@
 //! | `slow-stream` | `?chunks=10&interval_ms=100`: a line at a time |
 //! | `big` | `?bytes=1048576`: so many bytes, with a content length |
 //! | `truncate` | declares 1000 bytes, sends 7 and closes |
+//! | `record` | notes each execution with `COLLECTOR`; see [`record`] |
 //!
 //! `LOAD_MS` (default 0) delays listening. `WORK_MS` (default 0) delays each answer of `echo`.
 
 mod echo;
 mod raw;
+mod record;
 mod streams;
 
 use std::process::ExitCode;
@@ -48,9 +50,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         "big" => server.serve(streams::big).await?,
         "nonsense" => raw::serve(server.address(), raw::NONSENSE).await?,
         "truncate" => raw::serve(server.address(), raw::TRUNCATED).await?,
+        "record" => server.grace(HANG_GRACE).serve(record::handler()?).await?,
         other => bail!(
             "MODE is `{other}`; expected echo, crash, never-ready, exit-mid-request, nonsense, hang, \
-             slow-stream, big or truncate"
+             slow-stream, big, truncate or record"
         ),
     }
     Ok(ExitCode::SUCCESS)
@@ -62,12 +65,15 @@ async fn exit_mid_request(request: Request) -> Result<&'static str, Failure> {
     std::process::exit(MID_REQUEST_STATUS);
 }
 
+/// A text from a query such as `a=1&b=2`, as it stands there.
+fn query_text<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
+    let mut pairs = request.uri().query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, text)| text)
+}
+
 /// A whole number from a query such as `a=1&b=2`, at most `max`.
 fn query_number(request: &Request, name: &str, default: u64, max: u64) -> Result<u64, Failure> {
-    let pairs = request.uri().query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
-    let Some((_, text)) = pairs.into_iter().find(|(key, _)| *key == name) else {
-        return Ok(default);
-    };
+    let Some(text) = query_text(request, name) else { return Ok(default) };
     match text.parse() {
         Ok(number) if number <= max => Ok(number),
         _ => Err(Failure::invalid(

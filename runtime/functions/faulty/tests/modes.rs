@@ -25,8 +25,13 @@ struct Faulty {
 
 impl Faulty {
     fn start(mode: &str) -> Self {
+        Self::start_with(mode, &[])
+    }
+
+    fn start_with(mode: &str, env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_faulty"))
             .envs([("MODE", mode), ("PORT", "0"), ("MUSTER_BIND_ADDRESS", "127.0.0.1")])
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -138,6 +143,23 @@ fn echo_tells_what_it_saw() {
         assert_eq!(seen["process"], faulty.child.id());
     }
     assert_eq!(faulty.terminate().code(), Some(0));
+}
+
+#[test]
+fn an_execution_is_noted_before_anything_else() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap().to_string();
+    let mut faulty = Faulty::start_with("record", &[("COLLECTOR", &address)]);
+    let mut stream = faulty.connect();
+    ask(&mut stream, "/?token=17&mode=exit", "");
+    let mut note = BufReader::new(collector.accept().unwrap().0);
+    let mut line = String::new();
+    note.read_line(&mut line).unwrap();
+    assert_eq!(line, "17\n");
+    assert_eq!(faulty.child.try_wait().unwrap(), None, "it waits until its note is taken");
+    note.get_mut().write_all(b"+").unwrap();
+    assert_eq!(answer(&mut stream), "");
+    assert_eq!(faulty.wait().code(), Some(7));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Memory, plan};
 use crate::accounts::{self, Role};
-use crate::functions::{self, EngineKind, Payer, ScalingPolicy, Source, Spec, UsageDurability};
+use crate::functions::{self, EngineKind, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
 use crate::ids::{AccountName, ChangeId, FunctionName, Incarnation, InstanceId, NodeId};
 use crate::instances::{self, DecidedAction, Instance, Phase};
 use crate::nodes::{self, Condition, Profile, Resources};
@@ -39,6 +39,10 @@ pub(super) struct World {
     pub broken: BTreeSet<&'static str>,
     /// Agents do nothing by themselves.
     pub frozen: bool,
+    /// Requests run, and never end.
+    pub endless: bool,
+    /// Hosts report so many times the busy time there was.
+    pub exaggerated: u64,
     next_id: u64,
     sequence: u64,
 }
@@ -62,6 +66,8 @@ impl World {
             images: BTreeMap::new(),
             broken: BTreeSet::new(),
             frozen: false,
+            endless: false,
+            exaggerated: 1,
             next_id: 1,
             sequence: 0,
         };
@@ -74,16 +80,26 @@ impl World {
     }
 
     pub(super) fn register(&mut self, node: u64, memory_mb: u64, incarnation: u64) {
+        let capacity = Resources { memory_mb, cpu_millis: 100_000 };
+        self.register_as(node, incarnation, capacity, &[EngineKind::Docker]);
+    }
+
+    pub(super) fn register_as(
+        &mut self,
+        node: u64,
+        incarnation: u64,
+        capacity: Resources,
+        engines: &[EngineKind],
+    ) {
         let profile = Profile {
             http: String::new(),
             peer: String::new(),
-            capacity: Resources { memory_mb, cpu_millis: 100_000 },
-            engines: [EngineKind::Docker].into(),
+            capacity,
+            engines: engines.iter().copied().collect(),
             labels: BTreeMap::new(),
             version: String::new(),
         };
-        let incarnation = Incarnation(incarnation);
-        let node = NodeId(node);
+        let (node, incarnation) = (NodeId(node), Incarnation(incarnation));
         self.apply(vec![Command::Nodes(nodes::Command::Register { node, incarnation, profile })]);
     }
 
@@ -102,9 +118,10 @@ impl World {
             scaling: ScalingPolicy {
                 min: 0,
                 max: 10,
+                step: None,
                 target_permille: 700,
                 window: Millis::from_secs(10),
-                keep_alive: Millis::from_secs(60),
+                keep_alive: KeepAlive::Fixed(Millis::from_secs(60)),
             },
             max_waiting: 10,
             payer: Payer::Owner,
@@ -216,8 +233,8 @@ impl World {
                 let busy = TICK.0 * share / 1000;
                 let counters = self.counters.entry(id).or_default();
                 counters.ready_ms += TICK.0;
-                counters.busy_ms += busy;
-                counters.completed += u64::from(busy > 0);
+                counters.busy_ms += busy * self.exaggerated;
+                counters.completed += u64::from(busy > 0 && !self.endless);
                 let Counters { busy_ms, ready_ms, completed } = *counters;
                 let in_flight = self.in_flight.get(&id).copied().unwrap_or(0);
                 instances.push(InstanceLoad { instance: id, in_flight, busy_ms, ready_ms, completed });

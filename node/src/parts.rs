@@ -1,0 +1,314 @@
+//! A node without its listeners: the log, the controller, the agent, the meter and the gateway, wired
+//! together over whatever store, peers and engines they are given.
+//!
+//! [`crate::Node`] gives them sled, HTTP and containers. A simulation gives them a disk, a network and
+//! containers of its own, and so runs what a node runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::body::Body;
+use http::{Request, Response};
+use muster_consensus::{Consensus, Identity, RPC_PREFIX, Transport};
+use muster_core::authority::AuthoritySeed;
+use muster_core::functions::EngineKind;
+use muster_core::ids::{ClusterId, NodeId};
+use muster_core::{Command, nodes};
+use muster_engine::Engine;
+use muster_gateway::Gateway;
+use muster_storage::Store;
+use muster_tls::PeerTls;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::controller::{Controller, REPORT_PREFIX};
+use crate::http::App;
+use crate::logs::Logs;
+use crate::meter::Meter;
+use crate::packages::{Files, Packages};
+use crate::plane::Plane;
+use crate::{bootstrap, host};
+
+/// The pause before something that needs a quorum is tried again at start.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connects to the engines of a host.
+#[async_trait::async_trait]
+pub trait Engines: Send + Sync {
+    /// The engines by kind, for instances of this cluster. Returns when all of them answer.
+    async fn connect(&self, cluster: ClusterId) -> anyhow::Result<BTreeMap<EngineKind, Arc<dyn Engine>>>;
+}
+
+/// What the parts need from outside of the process.
+pub struct Surroundings {
+    pub store: Store,
+    pub identity: Identity,
+    pub transport: Arc<dyn Transport>,
+    /// What the gateway calls other nodes with; without it, it calls none.
+    pub tls: Option<PeerTls>,
+    /// The seed of the cluster's certificate authority, where it is known before the cluster tells it.
+    pub authority: Option<AuthoritySeed>,
+    pub engines: Box<dyn Engines>,
+    /// Where packages are kept; without it, none are.
+    pub packages_dir: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// The running parts. A clone is a handle to the same.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub consensus: Consensus,
+    pub gateway: Arc<Gateway>,
+    pub(crate) controller: Controller,
+    pub(crate) meter: Meter,
+    pub(crate) store: Store,
+    /// None where certificates are not what tells nodes apart: in a simulation.
+    tls: Option<PeerTls>,
+    pub(crate) logs: Logs,
+    pub(crate) packages: Packages,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled if the controller or the agent panics.
+    pub(crate) broken: CancellationToken,
+}
+
+impl Parts {
+    /// Takes part in the cluster. Returns when the log is open; the agent begins once there is a quorum.
+    ///
+    /// # Errors
+    /// When the log cannot be opened.
+    pub async fn start(config: Config, surroundings: Surroundings) -> anyhow::Result<Parts> {
+        let Surroundings { store, identity, transport, tls, authority, engines, packages_dir } = surroundings;
+        let Identity { node, incarnation, .. } = identity;
+        let consensus = Consensus::start(identity, &config.raft, &store, Arc::clone(&transport));
+        let consensus = consensus.await.context("cannot start consensus")?;
+        let remembered = store.identity().cluster;
+        let meter = Meter::spawn(node, incarnation, store.journal(), consensus.clone());
+        let gateway_config = muster_gateway::Config { node, ..config.gateway.clone() };
+        let plane = Arc::new(Plane { consensus: consensus.clone() });
+        let gateway = Gateway::new(gateway_config, plane, Arc::new(meter.clone()), tls.clone());
+        let controller = Controller::new(&config, consensus.clone(), transport);
+        let logs = Logs::new(node, consensus.clone(), Arc::clone(&gateway));
+        let files = packages_dir.map(Files::open).transpose().context("cannot keep packages")?;
+        let packages = Packages::new(&config.packages, files, consensus.clone(), Arc::clone(&gateway));
+        let parts = Parts {
+            consensus,
+            gateway,
+            controller,
+            meter,
+            store: store.clone(),
+            tls,
+            logs,
+            packages,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            broken: CancellationToken::new(),
+        };
+        let leading = parts.controller.clone().run(parts.stop.clone());
+        parts.tasks.spawn(vital(leading, parts.broken.clone()));
+        let keeping = parts.packages.clone().keep(parts.stop.clone());
+        parts.tasks.spawn(vital(keeping, parts.broken.clone()));
+        let known = Known { store, cluster: remembered, authority };
+        let joining = join(config, identity, known, parts.clone(), engines);
+        let hosting = async move {
+            if let Err(error) = joining.await {
+                tracing::error!("this host runs no instances: {error:#}");
+            }
+        };
+        parts.tasks.spawn(vital(hosting, parts.broken.clone()));
+        Ok(parts)
+    }
+
+    /// Answers a call of `path` by the node that is `caller` for certain; none if there is no such path. An
+    /// error says what was wrong with the call.
+    pub async fn answer_peer(
+        &self,
+        caller: NodeId,
+        path: &str,
+        body: &[u8],
+    ) -> Option<Result<Vec<u8>, String>> {
+        if let Some(method) = path.strip_prefix(RPC_PREFIX) {
+            Some(self.consensus.handle_rpc(caller, method, body).await.map_err(|error| describe(&error)))
+        } else {
+            let method = path.strip_prefix(REPORT_PREFIX)?;
+            Some(self.controller.handle_rpc(caller, method, body).map_err(|error| describe(&error)))
+        }
+    }
+
+    /// Answers a request of the admin API, as the public listener does.
+    pub async fn answer_admin(&self, request: Request<Body>) -> Response<Body> {
+        let router = crate::http::router(self.app(self.stop.clone()));
+        router.oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    /// What the admin API works on; `stop` ends answers that would not end by themselves.
+    pub(crate) fn app(&self, stop: CancellationToken) -> App {
+        App {
+            consensus: self.consensus.clone(),
+            controller: self.controller.clone(),
+            gateway: Arc::clone(&self.gateway),
+            store: self.store.clone(),
+            authority: self.tls.as_ref().map(PeerTls::authority),
+            logs: self.logs.clone(),
+            packages: self.packages.clone(),
+            stop,
+        }
+    }
+
+    /// Takes the usage of invocations that ended here.
+    pub fn meter(&self) -> &impl muster_gateway::Meter {
+        &self.meter
+    }
+
+    /// Resolves, with the reason, if the node can no longer take part in the cluster.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.consensus.stopped() => format!("consensus has stopped: {reason}"),
+            // Half a node is worse than none: it would keep its instances and follow no decision.
+            () = self.broken.cancelled() => "a part of the node panicked".to_owned(),
+        }
+    }
+}
+
+/// An error with its sources.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs a part without which the node is of no use, and tells if it panics.
+async fn vital(part: impl Future<Output = ()>, broken: CancellationToken) {
+    let armed = broken.drop_guard();
+    part.await;
+    armed.disarm();
+}
+
+/// What a node knows before it has read its log.
+struct Known {
+    store: Store,
+    cluster: Option<ClusterId>,
+    authority: Option<AuthoritySeed>,
+}
+
+/// What needs a quorum: begin the cluster if asked to, register this host, then run its agent.
+async fn join(
+    config: Config,
+    identity: Identity,
+    known: Known,
+    parts: Parts,
+    engines: Box<dyn Engines>,
+) -> anyhow::Result<()> {
+    let Parts { consensus, gateway, controller, meter, logs, packages, stop, .. } = parts;
+    let authority = known.authority;
+    let joined = async {
+        if let Some(bootstrap) = &config.bootstrap {
+            bootstrap::run(&consensus, bootstrap, authority).await?;
+        }
+        let cluster = cluster_id(&consensus, known.cluster).await?;
+        if known.cluster.is_none() {
+            remember(&known.store, cluster).await?;
+        }
+        // The bootstrap may have ended between the two, or have been before there were authorities.
+        if let Some(seed) = authority
+            && consensus.with_state(|state| state.authority) != Some(seed)
+        {
+            insist(&consensus, Command::SetAuthority { seed }).await?;
+        }
+        let engines = engines.connect(cluster).await?;
+        register(&config, identity, &consensus, engines.keys().copied().collect()).await?;
+        anyhow::Ok((cluster, engines))
+    };
+    let (cluster, engines) = tokio::select! {
+        joined = joined => joined?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    logs.serve(engines.clone());
+    packages.serve(engines.clone());
+    let incarnation = identity.incarnation;
+    let agent =
+        Agent::new(&config, cluster, incarnation, engines, consensus, controller, gateway, meter, packages);
+    agent.run(stop).await;
+    Ok(())
+}
+
+/// The cluster, once this node has read of it in its log. One that is remembered is waited for: before the
+/// log is read again, the state may be that of the cluster which this one was made of.
+async fn cluster_id(consensus: &Consensus, remembered: Option<ClusterId>) -> anyhow::Result<ClusterId> {
+    let mut changes = consensus.changes();
+    loop {
+        let known = consensus.with_state(|state| state.cluster);
+        if let Some(cluster) = known.filter(|known| remembered.is_none_or(|cluster| cluster == *known)) {
+            return Ok(cluster);
+        }
+        changes.changed().await.context("consensus has stopped")?;
+    }
+}
+
+async fn remember(store: &Store, cluster: ClusterId) -> anyhow::Result<()> {
+    let (snapshots, store) = (store.snapshots(), store.clone());
+    let remembering = snapshots.offload(move || store.remember_cluster(cluster)).await;
+    remembering.context("cannot remember the cluster")
+}
+
+async fn register(
+    config: &Config,
+    identity: Identity,
+    consensus: &Consensus,
+    engines: BTreeSet<EngineKind>,
+) -> anyhow::Result<()> {
+    let Identity { node, store, incarnation } = identity;
+    let profile = host::profile(config, engines)?;
+    // In this order: who is refused as this node must not register as it.
+    for command in
+        [nodes::Command::Claim { node, store }, nodes::Command::Register { node, incarnation, profile }]
+    {
+        insist(consensus, Command::Nodes(command)).await?;
+    }
+    Ok(())
+}
+
+/// Proposes until a quorum has answered.
+async fn insist(consensus: &Consensus, command: Command) -> anyhow::Result<()> {
+    loop {
+        match consensus.propose(command.clone()).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(rejection)) => anyhow::bail!("the cluster refused this node: {rejection}"),
+            Err(error) => {
+                tracing::debug!(%error, "waiting for a quorum to register");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_told_and_one_that_ends_is_not() {
+        let broken = CancellationToken::new();
+        vital(async {}, broken.clone()).await;
+        assert!(!broken.is_cancelled());
+        let panicking = vital(async { panic!("as intended") }, broken.clone());
+        assert!(tokio::spawn(panicking).await.is_err());
+        assert!(broken.is_cancelled());
+    }
+}
