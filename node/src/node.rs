@@ -261,7 +261,10 @@ async fn serve_public(
             if muster_gateway::is_invocation(&request) {
                 return gateway.handle(request, caller.address).await;
             }
-            let answer = admin.oneshot(request).await.unwrap_or_else(|never| match never {});
+            let answer = admin
+                .oneshot(muster_gateway::lingering(request))
+                .await
+                .unwrap_or_else(|never| match never {});
             answer.map(muster_gateway::boxed)
         }
     };

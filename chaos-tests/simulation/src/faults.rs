@@ -195,7 +195,7 @@ impl Faults {
                 hosts[at].disk.fail_next_sync();
                 "sync error"
             }
-            18 | 19 => self.set_trap(now_ms, hosts),
+            18 | 19 => self.set_trap(now_ms, hosts, network),
             14 => {
                 hosts[at].containers.kill_one();
                 "container killed"
@@ -220,8 +220,9 @@ impl Faults {
     }
 
     /// Stops the leader for as long as the others need to elect one, on disks so slow that they answer
-    /// before they have synced, if they do.
-    fn set_trap(&mut self, now_ms: u64, hosts: &mut [Host]) -> &'static str {
+    /// before they have synced, if they do. It does not hear of the election either: it would give up when it
+    /// goes on.
+    fn set_trap(&mut self, now_ms: u64, hosts: &mut [Host], network: &Network) -> &'static str {
         let Some(leader) = hosts.iter().position(|host| host.leads() && !host.is_held(now_ms)) else {
             return "trap without a leader";
         };
@@ -230,6 +231,8 @@ impl Faults {
             hosts[at].disk.set_barrier(Duration::from_millis(self.dice.between(10, 60)));
             self.later(now_ms, TRAP_MS, TRAP_MS + 1_000, Mend::Disk(at));
         }
+        cut_off(leader, hosts, network);
+        self.later(now_ms, TRAP_MS, TRAP_MS, Mend::Links);
         self.trap = Some(Trap { leader, until_ms: now_ms + TRAP_MS });
         "trap for voters"
     }
@@ -250,10 +253,8 @@ impl Faults {
             checks.forget(hosts[at].id);
             self.later(now_ms, 1, 20, Mend::Start(at));
         }
-        for other in (0..hosts.len()).filter(|other| *other != elected) {
-            network.cut(hosts[elected].id, hosts[other].id);
-            network.cut(hosts[other].id, hosts[elected].id);
-        }
+        network.mend();
+        cut_off(elected, hosts, network);
         hosts[leader].held_until_ms = now_ms;
         self.later(now_ms, 500, 2_500, Mend::Links);
     }
@@ -265,6 +266,13 @@ impl Faults {
             hosts[at].containers.kill_all();
         }
         self.later(now_ms, 10, 6_000, Mend::Start(at));
+    }
+}
+
+fn cut_off(at: usize, hosts: &[Host], network: &Network) {
+    for other in (0..hosts.len()).filter(|other| *other != at) {
+        network.cut(hosts[at].id, hosts[other].id);
+        network.cut(hosts[other].id, hosts[at].id);
     }
 }
 

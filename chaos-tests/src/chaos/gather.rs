@@ -123,13 +123,16 @@ pub async fn finals(stage: &Stage, plan: &Plan, notes: &Notes) -> Result<Finals>
     finals.executions = Some(notes.executions()?);
     let faults = plan.faults.iter().filter_map(|name| faults::by_name(name));
     let last_words: Vec<&str> = faults.flat_map(|fault| fault.frame().last_words.iter().copied()).collect();
-    for node in 1..=plan.nodes {
-        let log = stage.cluster.log(node);
+    let own = (1..=plan.nodes).map(|node| (node, stage.cluster.log(node)));
+    let guests = stage.cluster.guest_numbers().into_iter().map(|n| (n, stage.cluster.guest_log(n)));
+    for (node, log) in own.chain(guests) {
         let telling = telling(&log);
         let expected = |line: &&String| last_words.iter().any(|words| line.contains(words));
         let telling = telling.into_iter();
         let telling = telling.filter(|line| !line.contains("cannot listen on") && !expected(&line));
         finals.panics.extend(telling.take(PANICS_MAX).map(|line| (node, line)));
+    }
+    for node in 1..=plan.nodes {
         if stage.cluster.ended(node, Duration::ZERO).await.is_ok() {
             finals.ended.push(node);
         }

@@ -21,13 +21,14 @@ const STRUCK_PERCENT_MIN: usize = 50;
 /// Reigns listed in the text.
 const REIGNS_MAX: usize = 40;
 /// What can be broken.
-const LAYERS: [(Layer, &str); 6] = [
+const LAYERS: [(Layer, &str); 7] = [
     (Layer::Process, "processes that die or stand still"),
     (Layer::Network, "networks that part, lose or delay"),
     (Layer::Disk, "disks that are full, slow or failing, and power cuts"),
     (Layer::Clock, "clocks that jump"),
     (Layer::Engine, "engines and instances that fail"),
     (Layer::Load, "clients that overload, dawdle or vanish"),
+    (Layer::Members, "nodes that join and are removed"),
 ];
 
 /// What is known of a run when all has been looked at.

@@ -61,9 +61,10 @@ pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Eviden
     }
     let cluster = Arc::new(Cluster::start(settings).await.context("the cluster did not start")?);
     let outcome = on(&cluster, plan, bounds, report_dir, image).await;
-    for node in cluster.numbers() {
+    let logs = cluster.numbers().into_iter().map(|node| (node, cluster.log(node)));
+    for (node, log) in logs.chain(cluster.guest_numbers().into_iter().map(|n| (n, cluster.guest_log(n)))) {
         let path = report_dir.join(format!("node{node}.log"));
-        fs::write(&path, cluster.log(node)).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, log).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let Some(cluster) = Arc::into_inner(cluster) else {
         return outcome.and_then(|_done| bail!("something still uses the cluster"));

@@ -64,8 +64,13 @@ impl Cluster {
             }
             Engine::Process => {
                 let mut names = Vec::new();
-                for node in self.numbers() {
+                let guests = self.guest_numbers();
+                for node in self.numbers().into_iter().chain(guests.iter().copied()) {
                     let dir = self.data_dirs(node).0.join("instances");
+                    // A guest may have come no further than its name.
+                    if guests.contains(&node) && !dir.exists() {
+                        continue;
+                    }
                     for entry in fs::read_dir(&dir).with_context(|| format!("no {}", dir.display()))? {
                         names.push(entry?.file_name().to_string_lossy().into_owned());
                     }

@@ -40,15 +40,22 @@ impl Cluster {
             address.peer_advertised = proxy.address().to_string();
             self.links.insert(n, proxy);
         }
-        let token_file = self.dir.path().join(format!("join{n}.token"));
-        fs::write(&token_file, &created.token).context("cannot write the token")?;
-        let config = self.settings.joining(self.dir.path(), &address, &created.addresses, &token_file)?;
-        let node = Node::new(self.dir.path(), address, &self.settings.log, Launch::default());
-        node.write_config(&config)?;
-        node.claim(self.settings.versions.as_deref());
+        let node = self.joiner(address, created, Launch::default())?;
         self.nodes.insert(n, node);
         self.begin(n)?;
         Ok(n)
+    }
+
+    /// A node that will join by this token when it is started.
+    pub(super) fn joiner(&self, address: Address, created: &CreatedToken, launch: Launch) -> Result<Node> {
+        let dir = self.dir.path();
+        let token_file = dir.join(format!("join{}.token", address.id));
+        fs::write(&token_file, &created.token).context("cannot write the token")?;
+        let config = self.settings.joining(dir, &address, &created.addresses, &token_file)?;
+        let node = Node::new(dir, address, &self.settings.log, launch);
+        node.write_config(&config)?;
+        node.claim(self.settings.versions.as_deref());
+        Ok(node)
     }
 
     /// Waits until a node that was removed has ended, and counts it no more among the cluster's.

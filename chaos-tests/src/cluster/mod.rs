@@ -1,7 +1,7 @@
 //! A cluster of real nodes: started, broken, mended, asked and taken down.
 //!
 //! [`settings`](Settings) is what kind; [`start`] begins one, [`lifecycle`] ends and begins its nodes,
-//! [`members`] has nodes come and go and [`teardown`] takes it down; [`node`] is one process; [`clients`]
+//! [`members`] has nodes come and go, [`guests`] some that only visit, and [`teardown`] takes it down; [`node`] is one process; [`clients`]
 //! ask; [`leader`] says who leads; [`instances`] what really runs; [`views`] what nodes know; [`invoke`] is
 //! one invocation; [`proxy`] and [`network`] stand between nodes, [`docker_proxy`] before Docker; [`clock`]
 //! is a node's wall clock; [`programs`] builds what runs; [`turn`] keeps a machine from being overrun;
@@ -11,6 +11,7 @@ mod cleanup;
 mod clients;
 mod clock;
 mod docker_proxy;
+mod guests;
 mod instances;
 mod invoke;
 mod leader;
@@ -57,6 +58,7 @@ pub struct Cluster {
     nodes: BTreeMap<u64, Node>,
     /// Nodes that are no members any more, for what they have logged.
     retired: Vec<Node>,
+    guests: Mutex<guests::Guests>,
     settings: Settings,
     links: BTreeMap<u64, Proxy>,
     docker_links: BTreeMap<u64, DockerProxy>,

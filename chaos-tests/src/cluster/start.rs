@@ -97,6 +97,7 @@ impl Cluster {
         let cluster = Cluster {
             nodes,
             retired: Vec::new(),
+            guests: Mutex::default(),
             settings: settings.clone(),
             links,
             docker_links,

@@ -12,7 +12,10 @@ impl Cluster {
 
     pub(super) fn log_tails(&self) -> String {
         let tail = |n: &u64| format!("--- the end of node {n}'s log\n{}", self.log_tail(*n));
-        self.nodes.keys().map(tail).collect::<Vec<_>>().join("\n")
+        let guest =
+            |n: u64| format!("--- the end of the guest {n}'s log\n{}", self::tail(&self.guest_log(n)));
+        let guests = self.guest_numbers().into_iter().map(guest);
+        self.nodes.keys().map(tail).chain(guests).collect::<Vec<_>>().join("\n")
     }
 
     fn take_down(&self) -> Vec<String> {
@@ -22,6 +25,7 @@ impl Cluster {
                 troubles.push(format!("{error:#}"));
             }
         }
+        troubles.extend(self.end_guests().err().map(|error| format!("{error:#}")));
         troubles.extend(cleanup::kill_processes_of(self.dir.path()).err());
         if self.engine == Engine::Docker && !self.id.is_empty() {
             troubles.extend(cleanup::remove_containers_of(&self.id).err());
@@ -44,11 +48,12 @@ impl Drop for Cluster {
             eprintln!("{}", self.log_tails());
         }
         let mut troubles = self.take_down();
-        for node in self.nodes.values().chain(&self.retired) {
-            let log = node.log();
+        let own = self.nodes.values().chain(&self.retired).map(|node| (node.address.id, node.log()));
+        let guests = self.guest_numbers().into_iter().map(|n| (n, self.guest_log(n)));
+        for (n, log) in own.chain(guests) {
             let panics = log.lines().filter(|line| line.contains("panicked at")).count();
             if panics > 0 {
-                troubles.push(format!("node {} panicked {panics} times:\n{}", node.address.id, tail(&log)));
+                troubles.push(format!("node {n} panicked {panics} times:\n{}", tail(&log)));
             }
         }
         if !troubles.is_empty() {

@@ -64,6 +64,7 @@ pub use host::{Host, Hosted, InstanceLoad};
 pub use metrics::Metrics;
 pub use outside::{BoxFuture, ControlPlane, Meter, MeterError};
 pub use peers::{PeerError, PeerStream};
+pub use request_body::{Lingering, lingering};
 pub use server::{Caller, Door, Limits, serve};
 
 /// Accounts named in a queue's report: as many as a launch's cause can hold.

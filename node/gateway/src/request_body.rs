@@ -8,13 +8,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
+use http::header::EXPECT;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::failure::Kind;
 
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the sender may pause while the rest of its body is read after the answer, and how long that may take.
+const LINGER_PAUSE: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(10);
 const LINGER_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why a body did not arrive whole.
@@ -211,7 +215,7 @@ pub(crate) fn linger(mut rest: Incoming) {
     tokio::spawn(async move {
         let reading = async {
             let mut left = LINGER_MAX_BYTES;
-            while let Some(Ok(frame)) = rest.frame().await {
+            while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER_PAUSE, rest.frame()).await {
                 let read = frame.data_ref().map_or(0, Bytes::len);
                 if read > left {
                     return;
@@ -222,6 +226,61 @@ pub(crate) fn linger(mut rest: Incoming) {
         // Whether it came to its end makes no difference.
         let _ended = tokio::time::timeout(LINGER, reading).await;
     });
+}
+
+/// A request's body for a service that may answer before the body's end, refusing it for example: the rest
+/// is then read for a moment, as [`linger`] does.
+#[derive(Debug)]
+pub struct Lingering {
+    /// There until it ends or this is dropped.
+    body: Option<Incoming>,
+    /// The client sends without being told to go on.
+    sends: bool,
+}
+
+/// Lets a service answer a request before the end of its body, with the client still seeing the answer.
+pub fn lingering(request: Request<Incoming>) -> Request<Lingering> {
+    let sends = !request.headers().contains_key(EXPECT);
+    request.map(|body| Lingering { body: Some(body), sends })
+}
+
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        // Asked for, so the client was told to go on.
+        self.sends = true;
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            self.body = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let rest = self.body.take().filter(|body| self.sends && !body.is_end_stream());
+        // Without a runtime nobody is answered any more.
+        if let Some(rest) = rest
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            linger(rest);
+        }
+    }
 }
 
 impl HttpBody for RequestBody {

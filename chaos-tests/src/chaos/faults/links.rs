@@ -24,6 +24,8 @@ pub(super) struct OnLinks {
     pub(super) trouble: fn(u64) -> Trouble,
     pub(super) links: fn(&Hit, &[u64]) -> Vec<Link>,
     pub(super) suffering: fn(&Hit, &[u64]) -> Vec<u64>,
+    /// Whether who is hit cannot rely on talking to guests either.
+    pub(super) parts_from_guests: bool,
 }
 
 impl OnLinks {
@@ -35,7 +37,7 @@ impl OnLinks {
         links: fn(&Hit, &[u64]) -> Vec<Link>,
     ) -> Self {
         let frame = Frame::new(name, Layer::Network, span_ms).needing(Needs::Network);
-        OnLinks { frame, trouble, links, suffering: |hit, _| hit.nodes.clone() }
+        OnLinks { frame, trouble, links, suffering: |hit, _| hit.nodes.clone(), parts_from_guests: true }
     }
 }
 
@@ -98,7 +100,12 @@ impl Fault for Network {
 
     async fn strike(&self, cluster: &Cluster, hit: &Hit) -> Result<Vec<u64>> {
         let all = cluster.numbers();
-        let links = (self.of.links)(hit, &all);
+        let mut links = (self.of.links)(hit, &all);
+        // Whoever is cut off is cut off from guests, too: else they would be a way around.
+        let guests = [&hit.nodes[..], &cluster.guest_stations()].concat();
+        if self.of.parts_from_guests {
+            links.extend((self.of.links)(hit, &guests));
+        }
         let imposed = cluster.network().impose((self.of.trouble)(hit.choice), links, hit.choice);
         self.keep(Some(imposed));
         // The end tells who has felt it: not every packet is lost.

@@ -23,6 +23,7 @@ mod instances;
 mod kill;
 mod links;
 mod loss;
+mod membership;
 mod never_ready;
 mod one_way;
 mod oom;
@@ -114,13 +115,16 @@ pub enum Layer {
     Engine,
     /// What clients do.
     Load,
+    /// Who belongs to the cluster.
+    Members,
 }
 
 impl Layer {
     /// Whether the node itself suffers: it may then be slow, silent or gone. One whose engine or
-    /// clients misbehave owes everyone a typed answer in time, and counts for the quorum.
+    /// clients misbehave, or who gets a new neighbour, owes everyone a typed answer in time, and counts for the
+    /// quorum.
     pub fn is_of_node(self) -> bool {
-        !matches!(self, Layer::Engine | Layer::Load)
+        !matches!(self, Layer::Engine | Layer::Load | Layer::Members)
     }
 }
 
@@ -188,6 +192,8 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(slow_clients::SlowClients),
         Box::new(vanishing_clients::VanishingClients),
         Box::new(never_ready::NeverReady),
+        // Members.
+        Box::new(membership::Membership::default()),
         // Disk.
         Box::new(disk_full::DiskFull),
         Box::new(sync_error::SyncError),

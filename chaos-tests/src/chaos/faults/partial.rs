@@ -5,8 +5,11 @@ use super::Hit;
 use super::links::OnLinks;
 use crate::cluster::network::{Link, Trouble};
 
-pub(super) const PARTIAL: OnLinks =
-    OnLinks { suffering, ..OnLinks::new("partial", (300, 8_000), |_| Trouble::Cut, links) };
+pub(super) const PARTIAL: OnLinks = OnLinks {
+    suffering,
+    parts_from_guests: false,
+    ..OnLinks::new("partial", (300, 8_000), |_| Trouble::Cut, links)
+};
 
 fn links(hit: &Hit, all: &[u64]) -> Vec<Link> {
     pair(hit, all).into_iter().flat_map(|[node, other]| Link::between(node, other)).collect()

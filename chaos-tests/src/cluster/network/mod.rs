@@ -38,7 +38,10 @@ pub fn unfit() -> Option<String> {
     tun::unfit().or_else(namespace::unfit)
 }
 
-/// Namespaces for nodes 1, 2, …, and the switch between them and this process. Everything passes
+/// How many nodes may come to those that a network is made for.
+const SPARE: u64 = 2;
+
+/// Namespaces for nodes 1, 2, …, and for some more, and the switch between them and this process. Everything passes
 /// until something is imposed.
 #[derive(Debug)]
 pub struct Network {
@@ -58,7 +61,7 @@ impl Network {
         let (clients, network) = namespace::claim(CLIENTS_BYTE)?;
         let mut stations = BTreeMap::from([(CLIENTS_BYTE, (CLIENTS, clients))]);
         let mut namespaces = BTreeMap::new();
-        for node in 1..=nodes {
+        for node in 1..=nodes + SPARE {
             let byte = u8::try_from(node).ok().filter(|byte| *byte < CLIENTS_BYTE);
             let byte = byte.context("more nodes than a network has addresses")?;
             let (namespace, tun) = Namespace::create(address(network, byte))?;
@@ -78,6 +81,12 @@ impl Network {
         assert!(station == CLIENTS || self.namespaces.contains_key(&station), "there is no node {station}");
         let byte = if station == CLIENTS { Some(CLIENTS_BYTE) } else { u8::try_from(station).ok() };
         address(self.network, byte.expect("the number of a node is a byte"))
+    }
+
+    /// The stations for nodes that come to those it was made for.
+    pub fn spare(&self) -> impl Iterator<Item = u64> {
+        let last = self.namespaces.len() as u64;
+        last - SPARE + 1..=last
     }
 
     /// Words that go before a program's to run it where node `n` lives.
