@@ -27,6 +27,8 @@ async fn every_node_admits_whom_it_should_and_says_where_it_ran() {
     let body = r#"{"args":{"prompt":"hello"}}"#;
     for n in cluster.numbers() {
         let answer = cluster.invoke(n, &alice, "alpha", body).await.unwrap();
+        // The others know of the instance before they are asked, too.
+        cluster.spread().await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.json().unwrap(), json!({ "response": "alpha says: hello" }));
         assert_eq!(answer.cold_start, Some(n == 1), "only the first waits for a start: {answer:?}");
@@ -115,7 +117,7 @@ async fn a_terminated_node_finishes_what_it_runs() {
     let elsewhere = cluster.others(host)[0];
 
     let key = cluster.root_key();
-    let call = |n| cluster.invoke(n, key, "slow?work_ms=2500", "");
+    let call = |n| cluster.invoke(n, key, "slow?work_ms=5000", "");
     let terminated = async {
         let busy = || async {
             let instances = cluster.client_at(elsewhere).instances(Some("slow")).await?;
@@ -123,7 +125,7 @@ async fn a_terminated_node_finishes_what_it_runs() {
             ensure!(in_flight == Some(2), "in flight: {in_flight:?}");
             Ok(())
         };
-        until("both requests run", Duration::from_millis(2000), busy).await.unwrap();
+        until("both requests run", Duration::from_millis(4500), busy).await.unwrap();
         cluster.terminate(host).unwrap();
     };
     let (there, through_another, ()) = tokio::join!(call(host), call(elsewhere), terminated);

@@ -56,7 +56,8 @@ async fn readers(cluster: &Cluster) -> anyhow::Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_tells_what_all_instances_have_written_and_who_may_read_it() {
-    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    // A host that is late for a moment on a busy machine is not passed over.
+    let cluster = Cluster::start(Settings::default().set("controller.down_after_ms", 6_000)).await.unwrap();
     let admin = cluster.client();
     let mut spec = functions::faulty("echo");
     // One on each node.
@@ -203,7 +204,8 @@ async fn rights_that_are_taken_away_end_the_reading_and_a_stopping_node_does_not
     assert_eq!(timeout(SOON, theirs.next()).await.expect("it ends in time").unwrap(), None);
 
     cluster.terminate(2).unwrap();
-    // Ten seconds are what a node gives to requests in flight.
-    cluster.ended(2, Duration::from_secs(9)).await.unwrap();
+    cluster.ended(2, SOON).await.unwrap();
+    let log = cluster.log(2);
+    assert!(!log.contains("cutting connections that outlast the grace"), "it has waited: {log}");
     assert!(timeout(SOON, ours.next()).await.expect("it ends in time").is_ok_and(|line| line.is_none()));
 }

@@ -198,9 +198,20 @@ async fn a_token_is_good_once_and_joining_survives_the_leader() {
     // It restarts without the token, by what is in its store.
     std::fs::remove_file(cluster.dir().join(format!("join{fourth}.token"))).unwrap();
     cluster.restart(fourth).await.unwrap();
-    let successor = client.transfer_leadership(Some(fourth)).await.unwrap();
-    assert_eq!((successor, cluster.leader().await.unwrap()), (fourth, fourth));
+    leads(&cluster, fourth).await;
     cluster.converged(SOON).await.unwrap();
+}
+
+/// Has a node lead. A busy machine may have it lag, or others elect another.
+async fn leads(cluster: &Cluster, n: u64) {
+    let asked = || async {
+        if cluster.leader().await? != n {
+            let successor = cluster.client().transfer_leadership(Some(n)).await?;
+            ensure!(successor == n && cluster.leader().await? == n, "{successor} leads");
+        }
+        Ok(())
+    };
+    until(&format!("node {n} leads"), SOON, asked).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,6 +223,9 @@ async fn a_rolling_restart_under_load_loses_nothing() {
     let work = Work::start(&cluster, &order).await;
     let mut stopped = Vec::new();
     for n in order {
+        if n == leader {
+            leads(&cluster, n).await;
+        }
         let began = Instant::now();
         let led = cluster.leader().await.unwrap() == n;
         cluster.terminate(n).unwrap();

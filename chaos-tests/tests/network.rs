@@ -30,24 +30,25 @@ fn network(nodes: u64) -> Option<Network> {
 fn socket(network: &Network, station: u64) -> UdpSocket {
     let bind = || UdpSocket::bind((network.address(station), 0)).unwrap();
     let socket = if station == CLIENTS { bind() } else { network.inside(station, bind).unwrap() };
-    socket.set_read_timeout(Some(SILENCE)).unwrap();
     socket
 }
 
-/// Sends one packet and answers how long it took; `None` if it did not arrive.
-fn send(from: &UdpSocket, to: &UdpSocket) -> Option<Duration> {
+/// Sends one packet that must arrive and answers how long it took.
+fn send(from: &UdpSocket, to: &UdpSocket) -> Duration {
+    to.set_read_timeout(Some(LONG)).unwrap();
     let sent = Instant::now();
     from.send_to(b"x", to.local_addr().unwrap()).unwrap();
-    match to.recv_from(&mut [0; 8]) {
-        Ok((_, sender)) => {
-            assert_eq!(sender, from.local_addr().unwrap());
-            Some(sent.elapsed())
-        }
-        Err(error) => {
-            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-            None
-        }
-    }
+    let (_, sender) = to.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(sender, from.local_addr().unwrap());
+    sent.elapsed()
+}
+
+/// Sends one packet that must not arrive.
+fn send_in_vain(from: &UdpSocket, to: &UdpSocket) {
+    to.set_read_timeout(Some(SILENCE)).unwrap();
+    from.send_to(b"x", to.local_addr().unwrap()).unwrap();
+    let error = to.recv_from(&mut [0; 8]).expect_err("a packet has passed");
+    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
 }
 
 #[test]
@@ -56,26 +57,34 @@ fn everything_passes_until_a_cut_and_after_it() {
     let [clients, one, two, three] = [CLIENTS, 1, 2, 3].map(|station| socket(&network, station));
     let pairs =
         [(&one, &two), (&two, &one), (&one, &three), (&clients, &one), (&one, &clients), (&one, &one)];
-    let pass = || pairs.map(|(from, to)| send(from, to).is_some());
-    assert_eq!(pass(), [true; 6]);
+    let pass = |arrive: [bool; 6]| {
+        for ((from, to), arrives) in pairs.iter().zip(arrive) {
+            if arrives {
+                send(from, to);
+            } else {
+                send_in_vain(from, to);
+            }
+        }
+    };
+    pass([true; 6]);
     {
         let cut = network.cut(1, 2);
-        assert_eq!(pass(), [false, false, true, true, true, true]);
+        pass([false, false, true, true, true, true]);
         assert_eq!(cut.touched().into_iter().collect::<Vec<_>>(), [(THERE, 1), (BACK, 1)]);
     }
     {
         let _alone = network.isolate(1);
-        assert_eq!(pass(), [false, false, false, true, true, true]);
+        pass([false, false, false, true, true, true]);
     }
     {
         let _one_way = network.impose(Trouble::Cut, [THERE], 0);
-        assert_eq!(pass(), [false, true, true, true, true, true]);
+        pass([false, true, true, true, true, true]);
     }
     {
         let _clients = network.cut(CLIENTS, 1);
-        assert_eq!(pass(), [true, true, true, false, false, true]);
+        pass([true, true, true, false, false, true]);
     }
-    assert_eq!(pass(), [true; 6]);
+    pass([true; 6]);
 }
 
 #[test]
@@ -99,16 +108,16 @@ fn packets_are_lost_and_late_as_told() {
 
     // Another socket: what the first was sent may still arrive.
     let two = socket(&network, 2);
-    two.set_read_timeout(Some(LONG)).unwrap();
     let (least, most) = (Duration::from_millis(40), Duration::from_millis(80));
     let delay = network.impose(Trouble::Delay { least, most }, [THERE], 3);
     for _ in 0..5 {
-        let took = send(&one, &two).unwrap();
+        let took = send(&one, &two);
         assert!(took >= least, "{took:?}");
     }
     assert_eq!(delay.touched()[&THERE], 5);
     drop(delay);
-    assert!(send(&one, &two).unwrap() < least);
+    // One of them, on a busy machine; while all are late none.
+    assert!((0..100).any(|_| send(&one, &two) < least));
 }
 
 /// TCP sits a cut out, if it is short: nothing that was sent is lost, and nobody is told.
@@ -145,7 +154,7 @@ fn the_switch_is_no_bottleneck() {
     let rate = packets as f64 / began.elapsed().as_secs_f64();
     eprintln!("{packets} packets, {rate:.0} a second");
     // Far below what it does: a busy machine must not fail it.
-    assert!(rate > 5_000.0, "{rate:.0} packets a second");
+    assert!(rate > 500.0, "{rate:.0} packets a second");
 }
 
 /// Networks do not know of each other, and nothing of one is left behind.
@@ -153,9 +162,10 @@ fn the_switch_is_no_bottleneck() {
 fn two_networks_live_side_by_side_and_leave_nothing() {
     let (Some(a), Some(b)) = (network(2), network(2)) else { return };
     assert_ne!(a.address(1), b.address(1));
-    assert!(send(&socket(&a, 1), &socket(&a, 2)).is_some());
-    assert!(send(&socket(&b, 1), &socket(&b, 2)).is_some());
-    assert!(send(&socket(&b, CLIENTS), &socket(&a, CLIENTS)).is_some(), "both are this process's own");
+    send(&socket(&a, 1), &socket(&a, 2));
+    send(&socket(&b, 1), &socket(&b, 2));
+    // Both are this process's own.
+    send(&socket(&b, CLIENTS), &socket(&a, CLIENTS));
     let address = SocketAddr::from((a.address(CLIENTS), 0));
     drop(a);
     let error = UdpSocket::bind(address).unwrap_err();

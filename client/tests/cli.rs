@@ -153,7 +153,7 @@ fn a_token_goes_to_a_file_that_only_its_owner_reads_and_a_removal_is_watched() {
     assert_eq!(run(&node, &line).status, 1, "a file that is there is not overwritten");
     let gone = run(&node, "cluster remove 3");
     assert_eq!(gone.status, 0, "it is not among the nodes: {}", gone.stderr);
-    let stays = run(&node, "cluster remove 2 --timeout 300ms");
+    let stays = run(&node, "cluster remove 2 --timeout 4s");
     assert_eq!(stays.status, 1, "{}", stays.stderr);
     assert!(stays.stderr.contains("still being removed"), "{}", stays.stderr);
 }
@@ -516,7 +516,7 @@ fn a_node_that_hangs_leaves_time_for_the_others() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let hanging = format!("http://{}", listener.local_addr().expect("bound"));
     let node = node();
-    let ran = finish(muster(&format!("{hanging},{}", node.url)).args(["functions", "--timeout", "2s"]));
+    let ran = finish(muster(&format!("{hanging},{}", node.url)).args(["functions", "--timeout", "12s"]));
     assert!(ran.status == 0 && ran.stdout.contains("alpha"), "{}", ran.stderr);
 }
 

@@ -121,31 +121,31 @@ async fn a_deletion_whose_answer_was_lost_has_succeeded() {
 
 #[tokio::test]
 async fn retry_after_is_obeyed() {
-    let busy = || Reply::problem(503, "No quorum", "no leader").with("retry-after", "1");
-    let node = Fake::new(move |_, before| if before == 0 { busy() } else { functions() });
+    let busy = |after| Reply::problem(503, "No quorum", "no leader").with("retry-after", after);
+    let node = Fake::new(move |_, before| if before == 0 { busy("1") } else { functions() });
     let began = Instant::now();
     client(&[&node.url]).functions().await.unwrap();
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(node.lines().len(), 2);
 
     // Another node may know better: it is asked at once.
-    let (first, second) = (Fake::new(move |_, _| busy()), Fake::new(|_, _| functions()));
+    let (first, second) = (Fake::new(move |_, _| busy("20")), Fake::new(|_, _| functions()));
     let began = Instant::now();
     client(&[&first.url, &second.url]).functions().await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn busy_nodes_are_given_up_in_time() {
-    for (retry_after, patient) in [("60", true), ("1", false), ("", true)] {
+    for (retry_after, patient) in [("60", true), ("15", false), ("", true)] {
         let node = Fake::new(move |_, _| {
             Reply::problem(503, "No quorum", "no leader").with("retry-after", retry_after)
         });
-        let options = Options { deadline: Duration::from_secs(2), patient, ..Options::default() };
+        let options = Options { deadline: Duration::from_secs(20), patient, ..Options::default() };
         let client = Client::with_options([&node.url], None, options).unwrap();
         let began = Instant::now();
         let error = client.functions().await.unwrap_err();
-        assert!(began.elapsed() < Duration::from_secs(1), "{retry_after} {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{retry_after} {:?}", began.elapsed());
         assert_eq!((error.status(), node.lines().len()), (Some(503), 1), "{retry_after}");
     }
 }
@@ -173,7 +173,7 @@ async fn a_silent_node_is_left_for_another() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_url = format!("http://{}", silent.local_addr().unwrap());
     let node = Fake::new(|_, _| functions());
-    let options = Options { attempt_timeout: Duration::from_millis(200), ..Options::default() };
+    let options = Options { attempt_timeout: Duration::from_secs(2), ..Options::default() };
     let client = Client::with_options([&silent_url, &node.url], None, options.clone()).unwrap();
     assert_eq!(client.functions().await.unwrap().len(), 1);
 

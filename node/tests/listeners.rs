@@ -83,8 +83,9 @@ impl Fixture {
         let _listening = log();
         let path = dir.path().display();
         std::fs::write(dir.path().join("peer.secret"), SECRET).unwrap();
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (public, peer_address) = (free(), free());
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let held = (free(), free());
+        let (public, peer_address) = (held.0.local_addr().unwrap(), held.1.local_addr().unwrap());
         let text = format!(
             r#"
             node_id = 1
@@ -102,7 +103,9 @@ impl Fixture {
         );
         let file = dir.path().join("node.toml");
         std::fs::write(&file, text.replace("{dir}", &path.to_string())).unwrap();
-        let node = Node::start(Config::load(&file).unwrap()).await.unwrap();
+        let config = Config::load(&file).unwrap();
+        drop(held);
+        let node = Node::start(config).await.unwrap();
         Fixture { node, peer: peer_address, dir }
     }
 

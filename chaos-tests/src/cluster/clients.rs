@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use muster_api::CreateKey;
 use muster_client::{Client, Key, Options};
 
@@ -29,7 +29,9 @@ impl Cluster {
     /// For a text that cannot be a key.
     pub fn client_of(&self, nodes: &[u64], key: &str) -> Client {
         let key = Key::new(key).expect("a key is printable");
-        let options = Options { attempt_timeout: Duration::from_secs(5), ..Options::default() };
+        // Where there is another node to go to. A single one is given the time it takes for itself.
+        let attempt_timeout = Duration::from_secs(if nodes.len() > 1 { 5 } else { 15 });
+        let options = Options { attempt_timeout, ..Options::default() };
         let urls: Vec<String> = nodes.iter().map(|n| self.url(*n)).collect();
         Client::with_options(urls, Some(key), options).expect("the harness's own addresses are valid")
     }
@@ -49,14 +51,17 @@ impl Cluster {
     /// Where the cluster refuses.
     pub async fn key_for(&self, account: &str) -> Result<String> {
         let client = self.client();
-        match client.create_account(account, muster_api::Role::User).await {
-            Ok(_) => {}
-            Err(error) if error.status() == Some(409) => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot make the account {account}")),
-        }
-        let created = client.create_key(account, &CreateKey::default()).await.context("cannot make a key")?;
+        // A busy machine may have to be asked again. A key too many harms nobody.
+        let made = || async {
+            match client.create_account(account, muster_api::Role::User).await {
+                Err(error) if error.status() != Some(409) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+            Ok(client.create_key(account, &CreateKey::default()).await?.key)
+        };
+        let key = until(&format!("{account} has a key"), READY_WITHIN, made).await?;
         self.spread().await?;
-        Ok(created.key)
+        Ok(key)
     }
 
     /// Waits until every running node has applied what has been committed by now, so that each of

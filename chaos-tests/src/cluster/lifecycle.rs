@@ -173,7 +173,7 @@ impl Cluster {
         let node = self.node(n);
         let Some(status) = node.ended()? else { return Ok(()) };
         // While the cluster begins, all its ports are chosen anew instead.
-        if self.incarnations().contains_key(&n) && node.lost_its_port() {
+        if !self.id.is_empty() && node.lost_its_port() {
             return node.start();
         }
         let ended = format!("its process ended with {status}");

@@ -189,7 +189,12 @@ mod tests {
         proxy.set(Link::Slow(Duration::from_millis(100)));
         assert!(round_trip(&mut client).await >= Duration::from_millis(200));
         proxy.set(Link::Open);
-        assert!(round_trip(&mut client).await < Duration::from_millis(200));
+        // One of them, on a busy machine; over a link that is still slow none.
+        let mut best = LONG;
+        for _ in 0..20 {
+            best = best.min(round_trip(&mut client).await);
+        }
+        assert!(best < Duration::from_millis(200), "{best:?}");
     }
 
     #[tokio::test]

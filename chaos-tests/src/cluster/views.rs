@@ -1,7 +1,7 @@
 //! What nodes know, asked of each for itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;
@@ -11,6 +11,10 @@ use serde_json::Value;
 
 use super::Cluster;
 use crate::wait::until;
+
+/// How long a read that needs a quorum is repeated where there is none, and how often.
+const QUORUM_WITHIN: Duration = Duration::from_secs(15);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What every replica must answer alike.
 const VIEWS: [&str; 6] = [
@@ -28,11 +32,20 @@ impl Cluster {
     /// # Errors
     /// For any status but 200, with the answer.
     pub async fn get<T: DeserializeOwned>(&self, n: u64, path: &str) -> Result<T> {
-        let answer = self.request(n, Method::GET, path, Some(&self.root_key)).send().await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        ensure!(status == 200, "node {n} answers {path} with {status}: {text}");
-        serde_json::from_str(&text).with_context(|| format!("node {n} answers {path} with {text}"))
+        let began = Instant::now();
+        loop {
+            let answer = self.request(n, Method::GET, path, Some(&self.root_key)).send().await?;
+            let status = answer.status();
+            let text = answer.text().await?;
+            // The quorum may be away for a moment on a busy machine: then the same question is asked again.
+            if status == 503 && !path.contains("consistency=local") && began.elapsed() < QUORUM_WITHIN {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            }
+            ensure!(status == 200, "node {n} answers {path} with {status}: {text}");
+            return serde_json::from_str(&text)
+                .with_context(|| format!("node {n} answers {path} with {text}"));
+        }
     }
 
     /// All instances of a function, those that have ended too, as a quorum knows them.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::failure::Kind;
 
 /// How long the sender may pause while the rest of its body is read after the answer, and how long that may take.
-const LINGER_PAUSE: Duration = Duration::from_secs(2);
+const LINGER_PAUSE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_MAX_BYTES: usize = 64 * 1024 * 1024;
 

@@ -143,15 +143,16 @@ mod tests {
     }
 
     /// A Docker Engine that hangs beside processes that answer.
-    fn listings() -> Listings {
+    fn listings(limit: Duration) -> Listings {
         let stub = |kind, hangs| -> (EngineKind, Arc<dyn Engine>) { (kind, Arc::new(Stub { kind, hangs })) };
         let engines = Engines::from([stub(EngineKind::Docker, true), stub(EngineKind::Process, false)]);
-        Listings::new(engines, Duration::from_secs(1))
+        Listings::new(engines, limit)
     }
 
     #[tokio::test]
     async fn an_engine_that_hangs_delays_no_other() {
-        let mut listings = listings();
+        // Longer than a busy machine takes to ask thrice.
+        let mut listings = listings(Duration::from_secs(5));
         for _ in 0..3 {
             listings.ask();
             let listing = listings.next().await;
@@ -164,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_engine_is_asked_again_after_it_has_answered() {
-        let mut listings = listings();
+        let mut listings = listings(Duration::from_secs(60));
         listings.ask();
         let later = listings.next_number();
         listings.ask();
