@@ -4,7 +4,7 @@
 Muster: a function that is scaled to zero is invoked; the time is that of the whole answer. Bare
 Docker: create, start and first answer of the same image on a bridge network with the same hardening,
 over the engine's API; and the same joining the network namespace of a container that waits already, as
-Muster does. Bare process: spawn and first answer. Trials alternate, so that all meet the
+Muster does. Paused: an instance that has served nobody for a moment, and stands still. Bare process: spawn and first answer. Trials alternate, so that all meet the
 same machine; each waits until what the one before it left is gone.
 """
 
@@ -185,6 +185,50 @@ class ThroughMuster:
         return not self.cluster.instances(FUNCTION)
 
 
+class Paused:
+    """A function with one instance that stands still as soon as it has served nobody for a moment."""
+
+    def __init__(self, scope, engine, source):
+        extra = "[agent]\npause_idle_after_ms = 100"
+        self.cluster = Muster(scope, engine=engine, extra=extra, name=f"muster-{engine}-paused-").start()
+        spec = {
+            **source,
+            "env": {"MODE": "echo"},
+            "memory_mb": 128,
+            "cpu_millis": 1000,
+            "scaling": {"min": 1, "max": 1},
+        }
+        self.cluster.deploy(FUNCTION, spec)
+        wait_for("the instance is ready", self.is_ready, 60, 0.1)
+        self.entries = [self.cluster.api(n) for n in self.cluster.ids]
+        self.turn = 0
+
+    def trial(self):
+        wait_for("the instance stands still", self.is_paused, 60, 0.05)
+        time.sleep(0.2)
+        self.turn += 1
+        entry = self.entries[self.turn % len(self.entries)]
+        entry.json("GET", "/v1/cluster?consistency=local")
+        before = self.sum("muster_instances_resumed_total")
+        began = time.perf_counter()
+        status, headers, body = entry.call("GET", f"/function/{FUNCTION}")
+        took = time.perf_counter() - began
+        if status != 200 or self.sum("muster_instances_resumed_total") != before + 1:
+            raise RuntimeError(f"not from a pause: {status} {dict(headers)} {body[:200]!r}")
+        return took
+
+    def is_ready(self):
+        return [i["phase"] for i in self.cluster.instances(FUNCTION)] == ["ready"]
+
+    def is_paused(self):
+        return self.sum("muster_instances_paused_total") > self.sum("muster_instances_resumed_total")
+
+    def sum(self, metric):
+        texts = [entry.call("GET", "/metrics")[2].decode() for entry in self.entries]
+        lines = [line for text in texts for line in text.splitlines() if line.startswith(f"{metric} ")]
+        return sum(int(line.split()[1]) for line in lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
@@ -207,8 +251,9 @@ def main():
             report.say(f"no Docker Engine with {IMAGE}: see runtime/images/build.sh --function faulty")
             del subjects["docker"]
         for engine, (source, others) in subjects.items():
-            muster = ThroughMuster(scope, engine, source)
-            compared = {**{name: begin() for name, begin in others.items()}, "muster": muster}
+            muster, paused = ThroughMuster(scope, engine, source), Paused(scope, engine, source)
+            compared = {name: begin() for name, begin in others.items()}
+            compared.update({"muster": muster, "muster, paused": paused})
             times = {name: [] for name in compared}
             for subject in compared.values():
                 subject.trial()  # images, pages and networks are as on a host in use
@@ -218,6 +263,7 @@ def main():
                 last = ", ".join(f"{name} {report.ms(each[-1]):.1f} ms" for name, each in times.items())
                 report.say(f"{engine} {number}/{arguments.trials}: {last}")
             muster.cluster.stop()
+            paused.cluster.stop()
             summary = {
                 name: {
                     "p50_ms": report.ms(report.median(each)),

@@ -79,6 +79,7 @@ impl Engine for Nothing {
             generation: launch.generation,
             function: launch.function.clone(),
             state: RunState::Running { addr: ADDRESS },
+            paused: false,
         };
         self.with(|all| all.insert(launch.instance, running));
         Ok(ADDRESS)
@@ -99,6 +100,14 @@ impl Engine for Nothing {
 
     async fn stop(&self, instance: InstanceId, _grace: Millis) -> Result<(), EngineError> {
         self.with(|all| all.remove(&instance));
+        Ok(())
+    }
+
+    async fn pause(&self, _instance: InstanceId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn resume(&self, _instance: InstanceId) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -146,6 +146,7 @@ impl Host {
             generation: launch.generation,
             function: launch.function.clone(),
             state: RunState::Running { addr: ADDRESS },
+            paused: false,
         };
         self.running.insert(launch.instance, running);
         self.changes.notify_one();
@@ -204,6 +205,14 @@ impl Engine for Containers {
             host.stopped.insert((instance, gone.generation));
             host.changes.notify_one();
         }
+        Ok(())
+    }
+
+    async fn pause(&self, _instance: InstanceId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn resume(&self, _instance: InstanceId) -> Result<(), EngineError> {
         Ok(())
     }
 

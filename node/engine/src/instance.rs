@@ -33,6 +33,8 @@ pub struct Running {
     pub generation: Generation,
     pub function: FunctionName,
     pub state: RunState,
+    /// It stands still, whoever has had it do so.
+    pub paused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

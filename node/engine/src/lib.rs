@@ -69,8 +69,16 @@ pub trait Engine: Send + Sync + Debug {
     /// Everything on this host that belongs to this cluster and node, running or exited.
     async fn list(&self) -> Result<Vec<Running>, EngineError>;
 
-    /// SIGTERM, then SIGKILL after `grace`, then every trace removed. Unknown instances are fine.
+    /// SIGTERM, which one that is paused goes on to hear, then SIGKILL after `grace`, then every trace removed.
+    /// Unknown instances are fine.
     async fn stop(&self, instance: InstanceId, grace: Millis) -> Result<(), EngineError>;
+
+    /// Has a running instance stand still: it keeps its memory and gets no CPU time. Where the outcome is
+    /// not known, it counts as paused. One that is paused, or not there, is fine.
+    async fn pause(&self, instance: InstanceId) -> Result<(), EngineError>;
+
+    /// Has a paused instance go on. One that runs, or is not there, is fine.
+    async fn resume(&self, instance: InstanceId) -> Result<(), EngineError>;
 
     /// Notified when [`Engine::list`] may have something new: a hint, never the only source. Meant for
     /// one waiter, since a notification wakes one and is kept for it while it is busy.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use muster_core::ids::{FunctionName, Generation, InstanceId, NodeId};
@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::connections::{Connections, Options, Server};
 use crate::metrics::Metrics;
-use crate::outside::Meter;
+use crate::outside::{Meter, Pausing};
 use crate::pool::Pool;
+use crate::rest::Rest;
 use crate::slots::Tokens;
 
 /// An instance that is ready to serve.
@@ -52,11 +53,13 @@ pub struct Host {
     options: Options,
     pools: RwLock<HashMap<FunctionName, Arc<Pool>>>,
     instances: Mutex<HashMap<InstanceId, Known>>,
+    /// Where instances that serve nobody are paused.
+    pub(crate) pausing: OnceLock<Arc<dyn Pausing>>,
 }
 
-struct Known {
-    instance: Arc<Instance>,
-    pool: Arc<Pool>,
+pub(crate) struct Known {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) pool: Arc<Pool>,
 }
 
 /// One instance, as those who hold its slots see it.
@@ -72,6 +75,7 @@ pub(crate) struct Instance {
     pub(crate) gone: CancellationToken,
     /// Notified when its last slot becomes free.
     pub(crate) idle: Notify,
+    pub(crate) rest: Rest,
 }
 
 impl Host {
@@ -89,6 +93,7 @@ impl Host {
             options,
             pools: RwLock::default(),
             instances: Mutex::default(),
+            pausing: OnceLock::new(),
         }
     }
 
@@ -106,6 +111,7 @@ impl Host {
             connections: Connections::new(hosted.addr.to_string(), Server::Instance, self.options),
             gone: CancellationToken::new(),
             idle: Notify::new(),
+            rest: Rest::default(),
         });
         let replaced = {
             let mut instances = self.instances();
@@ -194,7 +200,7 @@ impl Host {
         pools.retain(|name, pool| Arc::strong_count(pool) > 1 || !pool.is_unused() || exists(name));
     }
 
-    fn instances(&self) -> MutexGuard<'_, HashMap<InstanceId, Known>> {
+    pub(crate) fn instances(&self) -> MutexGuard<'_, HashMap<InstanceId, Known>> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,6 +13,7 @@
 //!   `peer` answers such polls, and runs what other entries send; `peers` is their client.
 //! * `run`: one attempt on an instance here; `answer` the body of its answer, which
 //!   carries the slot, the deadline and the usage record (`tally`) to the end.
+//! * `rest`: instances that serve nobody for a while are paused until somebody asks.
 //! * `rounds`: upon each change of the state, which waiting requests can no longer be served.
 //! * `calls`: messages of the rest of the node to other nodes, over the same kind of connections.
 //! * `connections`, `headers`, `request_body`, `server`, `metrics`, `config`: the tools.
@@ -39,6 +40,7 @@ mod peer;
 mod peers;
 mod pool;
 mod request_body;
+mod rest;
 mod rounds;
 mod run;
 mod server;
@@ -62,7 +64,7 @@ pub use config::{Config, ConfigError};
 pub use connections::SendError;
 pub use host::{Host, Hosted, InstanceLoad};
 pub use metrics::Metrics;
-pub use outside::{BoxFuture, ControlPlane, Meter, MeterError};
+pub use outside::{BoxFuture, ControlPlane, Meter, MeterError, Pausing};
 pub use peers::{PeerError, PeerStream};
 pub use request_body::{Lingering, lingering};
 pub use server::{Caller, Door, Limits, serve};

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub(crate) retries: AtomicU64,
     pub(crate) tokens_expired: AtomicU64,
     pub(crate) answers_cut: AtomicU64,
+    paused: AtomicU64,
+    resumed: AtomicU64,
 }
 
 impl Metrics {
@@ -62,6 +64,8 @@ impl Metrics {
             ("muster_retries_total", "Attempts made again after one failed.", &self.retries),
             ("muster_slot_tokens_expired_total", "Slot tokens that nobody used.", &self.tokens_expired),
             ("muster_answers_cut_total", "Answers that broke off after they had begun.", &self.answers_cut),
+            ("muster_instances_paused_total", "Instances paused here: they served nobody.", &self.paused),
+            ("muster_instances_resumed_total", "Paused instances that went on for a request.", &self.resumed),
         ] {
             head(out, name, "counter", help);
             line(out, name, value.load(Relaxed));
@@ -74,6 +78,14 @@ impl Metrics {
 
     pub(crate) fn failed(&self, kind: Kind) {
         self.failed[kind.index()].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn paused(&self) {
+        self.paused.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn resumed(&self) {
+        self.resumed.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn lasted(&self, span: Duration) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_core::ClusterState;
 use muster_core::functions::UsageDurability;
-use muster_core::ids::NodeId;
+use muster_core::ids::{InstanceId, NodeId};
 use muster_core::ledger::UsageRow;
 use tokio::sync::watch;
 
@@ -37,6 +37,15 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn peer_address(&self, node: NodeId) -> Option<String> {
         self.state().nodes.get(node).map(|node| node.profile.peer.clone())
     }
+}
+
+/// Pauses instances of this host, and has them go on. Both are harmless to repeat.
+pub trait Pausing: Send + Sync + 'static {
+    /// Why not, where it cannot be done, or not known whether it was.
+    fn pause(&self, instance: InstanceId) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Why not, where it cannot be done. An instance that is not paused goes on as it is.
+    fn resume(&self, instance: InstanceId) -> BoxFuture<'_, Result<(), String>>;
 }
 
 /// Keeps usage.

@@ -61,9 +61,26 @@ pub(crate) async fn run(
         RequestBody::Whole(bytes) => RequestBytes::Whole(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
         RequestBody::Stream(stream) => RequestBytes::Streamed(Arc::clone(stream.source())),
     };
+    let mut deadline = Box::pin(sleep_until(attempt.deadline));
+    // Before its time is counted: nobody pays for an instance that is on its way.
+    let unfit = tokio::select! {
+        biased;
+        woken = instance.wake(host) => woken.err().map(|error| {
+            slot.suspect(SUSPECT_FOR);
+            (Kind::Broken, format!("the function's instance was paused, and does not go on: {error}"))
+        }),
+        () = instance.gone.cancelled() => {
+            Some((Kind::Broken, "the function's instance was removed".to_owned()))
+        }
+        () = &mut deadline => {
+            Some((Kind::Deadline, "the function's instance did not go on before the deadline".to_owned()))
+        }
+    };
+    if let Some((kind, detail)) = unfit {
+        return Err(Failure { place: Some(place), ..Failure::not_started(kind, detail) });
+    }
     let meter: Arc<dyn Meter> = Arc::clone(&host.meter);
     let mut tally = Tally::new(meter, attempt.bill.clone(), slot, cold_start, bytes);
-    let mut deadline = Box::pin(sleep_until(attempt.deadline));
     let request = request(&attempt, message, &instance);
     let sent = tokio::select! {
         biased;

@@ -99,6 +99,10 @@ async fn start(
         };
         let path = spec.as_ref().and_then(|spec| spec.readiness_path.clone());
         let engine = engine(tools, instance.engine).ok_or("this host lacks its engine")?;
+        // An earlier life of this node may have paused it.
+        if running.is_some() {
+            engine.resume(id).await.map_err(|error| error.reason())?;
+        }
         engine
             .wait_ready(addr, path.as_deref(), deadline)
             .await
@@ -241,7 +245,7 @@ async fn remove(tools: &Tools, id: InstanceId, kind: Option<EngineKind>, grace: 
     }
 }
 
-fn engine(tools: &Tools, kind: EngineKind) -> Option<&Arc<dyn Engine>> {
+pub(super) fn engine(tools: &Tools, kind: EngineKind) -> Option<&Arc<dyn Engine>> {
     tools.engines.get(&kind)
 }
 

@@ -129,6 +129,14 @@ mod tests {
             Ok(())
         }
 
+        async fn pause(&self, _instance: InstanceId) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        async fn resume(&self, _instance: InstanceId) -> Result<(), EngineError> {
+            Ok(())
+        }
+
         fn changes(&self) -> Arc<Notify> {
             Arc::default()
         }

@@ -8,6 +8,7 @@
 mod actions;
 mod listing;
 mod report;
+mod rest;
 mod shield;
 mod sweep;
 
@@ -135,7 +136,8 @@ impl Agent {
             () = self.reconcile_for_ever() => {}
             () = report::report_for_ever(Arc::clone(&tools)) => {}
             () = sweep::sweep_for_ever(Arc::clone(&tools)) => {}
-            () = shield::shield_for_ever(tools) => {}
+            () = shield::shield_for_ever(Arc::clone(&tools)) => {}
+            () = rest::pause_for_ever(tools) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -208,6 +210,26 @@ impl Agent {
         self.listed.extend(running.into_iter().map(|running| (running.instance, (kind, running))));
         self.busy.retain(|_, busy| busy.outlasts(listing.number, kind));
         self.heard.insert(kind);
+        self.wake_late_sleepers(kind);
+    }
+
+    /// Docker may carry out late what was given up: an instance must not stand still while it is sent requests.
+    fn wake_late_sleepers(&self, kind: EngineKind) {
+        if self.tools.settings.pause_idle_after_ms == 0 {
+            return;
+        }
+        let host = self.tools.gateway.host();
+        for (id, (listed_by, running)) in &self.listed {
+            if *listed_by != kind || !running.paused || !self.served.contains(id) || host.may_rest(*id) {
+                continue;
+            }
+            let (tools, id) = (Arc::clone(&self.tools), *id);
+            tokio::spawn(async move {
+                let Some(engine) = actions::engine(&tools, kind) else { return };
+                // One that fails is found again by the next listing.
+                let _done_or_not = engine.resume(id).await;
+            });
+        }
     }
 
     /// Compares and starts what is due.

@@ -96,6 +96,7 @@ pub(super) struct Listed {
     pub function: FunctionName,
     /// `None`: it ended, and how is another question.
     pub state: Option<RunState>,
+    pub paused: bool,
 }
 
 /// A container as an inspection shows it.
@@ -241,6 +242,7 @@ pub(super) fn listed(found: &ContainerSummary) -> Option<Listed> {
         generation: Generation(label(GENERATION)?.parse().ok()?),
         function: label(FUNCTION)?.parse().ok()?,
         state,
+        paused: found.state == Some(State::PAUSED),
     })
 }
 

@@ -14,6 +14,7 @@ mod logs;
 mod namespaces;
 mod network;
 mod oom;
+mod pausing;
 mod wait_image;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -387,6 +388,7 @@ impl Engine for DockerEngine {
                 generation: listed.generation,
                 function: listed.function,
                 state,
+                paused: listed.paused,
             }))
         });
         let running: Vec<Option<Running>> = running.buffered(PARALLEL_READS).try_collect().await?;
@@ -399,7 +401,13 @@ impl Engine for DockerEngine {
         let signalled =
             within("signal the container", READ_DEADLINE, self.docker.kill_container(&name, Some(sigterm)));
         match signalled.await {
-            Ok(()) => self.wait_for_end(&name, grace).await,
+            Ok(()) => {
+                // One that is paused hears of it when it goes on; others run already.
+                if let Err(error) = self.thaw(instance).await {
+                    tracing::debug!(%instance, reason = error.reason(), "whether it runs is not known");
+                }
+                self.wait_for_end(&name, grace).await;
+            }
             Err(error) => match docker_status(&error) {
                 Some(404) => return Ok(()),
                 // Not running, or about to end: there is nothing to wait for.
@@ -420,6 +428,14 @@ impl Engine for DockerEngine {
             pool.release(holder).await;
         }
         Ok(())
+    }
+
+    async fn pause(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.freeze(instance).await
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.thaw(instance).await
     }
 
     fn changes(&self) -> Arc<Notify> {

@@ -116,6 +116,13 @@ impl ProcessEngine {
         })?;
         Ok(ProcessEngine { cluster, node, table, requests })
     }
+
+    /// Stops an instance and what it has started, or has it go on, if it is there.
+    fn set_paused(&self, instance: InstanceId, paused: bool) {
+        if let Some(child) = self.table.get(instance) {
+            child.set_paused(paused);
+        }
+    }
 }
 
 impl Drop for ProcessEngine {
@@ -147,6 +154,7 @@ impl Engine for ProcessEngine {
             generation: child.origin.generation,
             function: child.origin.function.clone(),
             state: child.exit().map_or(RunState::Running { addr: child.addr }, RunState::Exited),
+            paused: child.is_paused(),
         };
         Ok(self.table.children().iter().map(running).collect())
     }
@@ -154,6 +162,7 @@ impl Engine for ProcessEngine {
     async fn stop(&self, instance: InstanceId, grace: Millis) -> Result<(), EngineError> {
         let Some(child) = self.table.get(instance) else { return Ok(()) };
         child.signal(Signal::SIGTERM);
+        child.set_paused(false);
         if !child.ends_within(grace.to_duration()).await {
             child.signal(Signal::SIGKILL);
             if !child.ends_within(KILL_DEADLINE).await {
@@ -165,6 +174,16 @@ impl Engine for ProcessEngine {
             tracing::warn!(%instance, %error, "working folder not removed");
         }
         self.table.children().remove(&instance);
+        Ok(())
+    }
+
+    async fn pause(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.set_paused(instance, true);
+        Ok(())
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.set_paused(instance, false);
         Ok(())
     }
 

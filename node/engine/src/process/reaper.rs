@@ -5,6 +5,7 @@
 //! the process reaped: no signal can reach a stranger that got the same number.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub(super) struct Child {
     pub package: Option<PackageDigest>,
     /// The process and the group it leads. `None` once reaped.
     leader: Mutex<Option<Pid>>,
+    paused: AtomicBool,
     output: Mutex<Tail>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -49,6 +51,7 @@ impl Child {
             addr,
             package: launch.spec.source.package(),
             leader: Mutex::new(Some(pid)),
+            paused: AtomicBool::new(false),
             output: Mutex::new(Tail::new(OUTPUT_MAX)),
             exit: watch::Sender::new(None),
         }
@@ -70,6 +73,16 @@ impl Child {
             // It fails only where the group has just ended.
             let _ = killpg(pid, signal);
         }
+    }
+
+    /// Stops the whole group, or has it go on.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+        self.paused.store(paused, Relaxed);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
     }
 
     pub(super) fn output(&self) -> Vec<u8> {

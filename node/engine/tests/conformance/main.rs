@@ -45,6 +45,7 @@ on_every_engine!(
     a_crash_is_noticed,
     a_stubborn_program_is_killed_after_the_grace,
     a_polite_program_ends_within_the_grace,
+    one_that_is_paused_stands_still_and_goes_on,
     stopping_the_unknown_is_fine,
     a_program_that_does_not_listen_is_not_ready,
     readiness_waits_for_its_path,

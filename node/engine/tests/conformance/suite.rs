@@ -10,6 +10,7 @@ use muster_core::units::{Millis, Timestamp};
 use muster_engine::logs::{Line, LogRead, Nanos, Origin, Stream};
 use muster_engine::readiness::wait_ready;
 use muster_engine::{EngineError, Exit, Launch, OUTPUT_MAX, RunState, Running};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -23,6 +24,7 @@ pub(crate) async fn serves_from_launch_to_stop(bench: &Bench) {
         generation: launch.generation,
         function: launch.function.clone(),
         state: RunState::Running { addr },
+        paused: false,
     };
     assert_eq!(bench.engine.list().await.unwrap(), [expected]);
     let output = bench.engine.output(launch.instance).await.unwrap();
@@ -119,6 +121,35 @@ pub(crate) async fn a_polite_program_ends_within_the_grace(bench: &Bench) {
     // Were SIGTERM not sent or its effect not seen, the stop would last beyond the deadline.
     let grace = Millis(10 * 60 * 1000);
     timeout(DEADLINE, bench.engine.stop(launch.instance, grace)).await.expect("it ends by itself").unwrap();
+    assert_eq!(bench.engine.list().await.unwrap(), []);
+}
+
+pub(crate) async fn one_that_is_paused_stands_still_and_goes_on(bench: &Bench) {
+    let (launch, addr) = bench.serving("serve").await;
+    let id = launch.instance;
+    for _ in 0..2 {
+        bench.engine.pause(id).await.unwrap();
+        bench.engine.pause(id).await.unwrap();
+        let listed = bench.engine.list().await.unwrap().remove(0);
+        assert_eq!((listed.state, listed.paused), (RunState::Running { addr }, true));
+        // The kernel takes the connection; nobody answers.
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(b"GET /late HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let early = timeout(Duration::from_millis(200), stream.read_to_string(&mut answer)).await;
+        assert!(early.is_err(), "it has answered {answer}");
+        bench.engine.resume(id).await.unwrap();
+        bench.engine.resume(id).await.unwrap();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.ends_with("you asked for /late"), "{answer}");
+        assert!(!bench.engine.list().await.unwrap().remove(0).paused);
+    }
+    // One that is to stop hears of it.
+    bench.engine.pause(id).await.unwrap();
+    let grace = Millis(10 * 60 * 1000);
+    timeout(DEADLINE, bench.engine.stop(id, grace)).await.expect("it ends by itself").unwrap();
+    bench.engine.pause(id).await.unwrap();
+    bench.engine.resume(id).await.unwrap();
     assert_eq!(bench.engine.list().await.unwrap(), []);
 }
 

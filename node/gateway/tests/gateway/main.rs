@@ -11,5 +11,6 @@ mod failures;
 mod limits;
 mod queueing;
 mod refusals;
+mod resting;
 mod scaling;
 mod usage;
