@@ -2,13 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::ensure;
-use muster_api::{Action, Function, Instance, UsageDurability};
+use muster_api::{Action, CreateToken, Function, Instance, UsageDurability};
 use muster_chaos::cluster::programs;
 use muster_chaos::load::{Load, Outcome};
 use muster_chaos::wait::{stays, until};
@@ -127,11 +128,11 @@ async fn the_survivor_of_a_lost_majority_goes_on_alone_and_the_others_are_not_he
     assert_eq!(later.name, "later", "what the new cluster has acknowledged is there");
 }
 
-fn data(cluster: &Cluster, n: u64) -> std::path::PathBuf {
+fn data(cluster: &Cluster, n: u64) -> PathBuf {
     cluster.dir().join(format!("node{n}"))
 }
 
-fn aside(cluster: &Cluster, n: u64) -> std::path::PathBuf {
+fn aside(cluster: &Cluster, n: u64) -> PathBuf {
     data(cluster, n).with_extension("aside")
 }
 
@@ -244,4 +245,63 @@ fn refuses_what_it_should(cluster: &Cluster, archive: &Path, config: &str) {
     let refused =
         run("muster-node", &["restore", "--archive", archive.to_str().unwrap(), "--config", config]);
     assert!(!refused.status.success() && text(&refused).contains("is not empty"), "{}", text(&refused));
+}
+
+/// The database file somewhere in a node's data.
+fn database(dir: &Path) -> PathBuf {
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|name| name == "db") {
+                return path;
+            }
+        }
+    }
+    panic!("no database in {}", dir.display());
+}
+
+/// A disk that has changed what it was given: the node serves nobody, names the place and the way out, and the way
+/// out is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_store_is_damaged_says_so_and_is_replaced() {
+    let mut cluster = Cluster::start(settings()).await.unwrap();
+    let key = fill(&cluster).await;
+    let damaged = cluster.others(cluster.leader().await.unwrap())[0];
+    cluster.kill(damaged).unwrap();
+    let file = database(&cluster.dir().join(format!("node{damaged}")));
+    let length = fs::metadata(&file).unwrap().len();
+    let stretch = File::options().write(true).open(&file).unwrap();
+    let step = usize::try_from(length / 64).unwrap();
+    for at in (0..length).step_by(step) {
+        stretch.write_all_at(&[0xA5; 64], at).unwrap();
+    }
+    cluster.begin(damaged).unwrap();
+    let ended = cluster.ended(damaged, SOON).await.unwrap();
+    let log = cluster.log(damaged);
+    let folder = file.parent().unwrap().display().to_string();
+    for said in ["is corrupt", &folder, "must not serve or vote", "muster cluster replace"] {
+        assert!(log.contains(said), "{ended}, without {said}: {log}");
+    }
+    assert!(!ended.success(), "{ended}");
+
+    let survivors = cluster.others(damaged);
+    let client = cluster.client_of(&survivors, cluster.root_key());
+    let replacing = CreateToken { replaces: Some(damaged), ..CreateToken::default() };
+    let created = client.create_join_token(&replacing).await.unwrap();
+    let new = cluster.admit(&created).await.unwrap();
+    cluster.await_ready(new).await.unwrap();
+    cluster.bury(damaged).unwrap();
+    let mut voters = [&survivors[..], &[new]].concat();
+    voters.sort_unstable();
+    cluster.voters_are(&voters).await.unwrap();
+    cluster.converged(SOON).await.unwrap();
+    let served = || async {
+        let answer = cluster.invoke(new, &key, "kept", "").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    };
+    until("the new one serves", SOON, served).await.unwrap();
 }
