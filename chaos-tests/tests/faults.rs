@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use muster_api::InvocationState::{self, NotStarted, Started, Unknown};
+use muster_chaos::cluster::Blow;
 use muster_chaos::load::Load;
 use muster_chaos::wait::{stays, until};
 use muster_chaos::{Cluster, Settings, functions};
@@ -180,4 +181,60 @@ async fn launches_that_fail_back_off_and_the_reason_is_shown() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(admin.function("crash").await.unwrap().health, "ok");
+}
+
+/// One that nobody asks, and one whose every caller waits in vain: both stand still, and nothing tells of it but
+/// their silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_hang_are_given_up_and_replaced() {
+    let cluster = Cluster::start(Settings::default().set("agent.probe_every_ms", 200)).await.unwrap();
+    let admin = cluster.client();
+    let mut spec = functions::faulty("echo");
+    spec.readiness_path = Some("/ready".into());
+    (spec.scaling.min, spec.scaling.max, spec.concurrency, spec.timeout_ms) = (1, 1, 1, 1_000);
+    for name in ["idle", "asked", "well"] {
+        admin.put_function(name, &spec).await.unwrap();
+        admin.wait_ready(name, SOON).await.unwrap();
+    }
+    cluster.spread().await.unwrap();
+    let before = cluster.bodies().await.unwrap();
+    let entry = cluster.entry(1, cluster.root_key());
+    let asking = Load::start(2, Duration::from_millis(10), move |_, _| {
+        let entry = entry.clone();
+        async move { entry.invoke("asked", "").await.map(|answer| answer.status) }
+    });
+    for body in before.iter().filter(|body| body.function != "well") {
+        assert!(cluster.strike(body, Blow::Freeze).await.unwrap());
+    }
+    let replaced = || async {
+        for body in &before {
+            let ever = cluster.instances_ever(&body.function).await?;
+            let old = ever.iter().find(|i| i.id == body.instance).context("the old one is not listed")?;
+            if body.function == "well" {
+                ensure!(old.phase == "ready", "{old:?}");
+                continue;
+            }
+            ensure!(old.phase == "failed", "{old:?}");
+            let reason = old.reason.as_deref().unwrap_or_default();
+            ensure!(reason.contains("does not answer any more"), "{reason}");
+            ensure!(ever.iter().any(|i| i.phase == "ready" && i.id != old.id), "{ever:?}");
+        }
+        Ok(())
+    };
+    until("both are replaced", 2 * SOON, replaced).await.unwrap();
+    let served = || async {
+        for name in ["idle", "asked"] {
+            let answer = cluster.invoke(2, cluster.root_key(), name, "").await?;
+            ensure!(answer.status == 200, "{name}: {answer:?}");
+        }
+        Ok(())
+    };
+    until("both serve", SOON, served).await.unwrap();
+    asking.stop().await;
+    let left = || async {
+        let bodies = cluster.bodies().await?;
+        ensure!(bodies.len() == 3, "{bodies:?}");
+        Ok(())
+    };
+    until("nothing of the old ones is left", SOON, left).await.unwrap();
 }

@@ -19,7 +19,7 @@ use muster_client::{Client, Consistency, Key};
 use muster_core::functions::EngineKind;
 use muster_core::ids::{ClusterId, InstanceId};
 use muster_core::units::Millis;
-use muster_engine::readiness::NotReady;
+use muster_engine::readiness::{Attempt, NotReady};
 use muster_engine::{Engine, EngineError, Launch, RunState, Running};
 use muster_node::parts::Engines;
 use muster_node::{Config, Node};
@@ -91,6 +91,10 @@ impl Engine for Nothing {
         _path: Option<&str>,
         _deadline: tokio::time::Instant,
     ) -> Result<(), NotReady> {
+        Ok(())
+    }
+
+    async fn probe(&self, _: SocketAddr, _: Option<&str>) -> Result<(), Attempt> {
         Ok(())
     }
 

@@ -147,6 +147,8 @@ pub struct Agent {
     pub drain_grace_ms: u64,
     /// Between SIGTERM and SIGKILL.
     pub stop_grace_ms: u64,
+    /// It is looked this often whether instances that serve nobody still answer. 0: never.
+    pub probe_every_ms: u64,
     /// An instance that has served nobody for so long is paused until the next request: it keeps its memory and
     /// gets no CPU time. 0: never.
     pub pause_idle_after_ms: u64,
@@ -159,6 +161,7 @@ impl Default for Agent {
             reconcile_every_ms: 1_000,
             drain_grace_ms: 60_000,
             stop_grace_ms: 5_000,
+            probe_every_ms: 10_000,
             pause_idle_after_ms: 0,
         }
     }

@@ -11,7 +11,7 @@ use muster_chaos::chaos::dice::Dice;
 use muster_core::functions::EngineKind;
 use muster_core::ids::{ClusterId, Generation, InstanceId};
 use muster_core::units::Millis;
-use muster_engine::readiness::NotReady;
+use muster_engine::readiness::{Attempt, NotReady};
 use muster_engine::{Engine, EngineError, Exit, Launch, RunState, Running};
 use muster_node::parts::Engines;
 use tokio::sync::Notify;
@@ -188,6 +188,10 @@ impl Engine for Containers {
             host.dice.between(1, 200)
         };
         sleep(Duration::from_millis(millis)).await;
+        Ok(())
+    }
+
+    async fn probe(&self, _: SocketAddr, _: Option<&str>) -> Result<(), Attempt> {
         Ok(())
     }
 

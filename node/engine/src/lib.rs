@@ -66,6 +66,11 @@ pub trait Engine: Send + Sync + Debug {
         readiness::wait_ready(addr, path, deadline).await
     }
 
+    /// Whether what has become ready still answers; see [`readiness::probe`].
+    async fn probe(&self, addr: SocketAddr, path: Option<&str>) -> Result<(), readiness::Attempt> {
+        readiness::probe(addr, path).await
+    }
+
     /// Everything on this host that belongs to this cluster and node, running or exited.
     async fn list(&self) -> Result<Vec<Running>, EngineError>;
 

@@ -30,7 +30,7 @@ pub enum Attempt {
     Status { path: String, status: StatusCode },
     #[error("the readiness path `{path}` is not valid")]
     Path { path: String },
-    #[error("an attempt hung")]
+    #[error("no answer within 5 s")]
     Hung,
 }
 
@@ -60,6 +60,16 @@ pub async fn wait_ready(addr: SocketAddr, path: Option<&str>, deadline: Instant)
             return Err(NotReady { addr, waited: began.elapsed(), source: last });
         }
         sleep(pause).await;
+    }
+}
+
+/// Whether something still answers at `addr`: any status will do where there is a `path`, for it says that somebody
+/// is at work. Asked once.
+pub async fn probe(addr: SocketAddr, path: Option<&str>) -> Result<(), Attempt> {
+    match timeout(ATTEMPT_MAX, attempt(addr, path)).await {
+        Ok(Ok(()) | Err(Attempt::Status { .. })) => Ok(()),
+        Ok(Err(failed)) => Err(failed),
+        Err(_) => Err(Attempt::Hung),
     }
 }
 
@@ -99,12 +109,19 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
     fn soon(ms: u64) -> Instant {
         Instant::now() + Duration::from_millis(ms)
+    }
+
+    /// An address where nobody listens yet, and nobody but the socket can.
+    fn bound() -> (SocketAddr, TcpSocket) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        (socket.local_addr().unwrap(), socket)
     }
 
     /// Serves one canned answer per connection, the last one for ever. Notes the bytes each one sent.
@@ -159,16 +176,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_listener_is_found() {
-        let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (addr, socket) = bound();
         let waiting = tokio::spawn(wait_ready(addr, None, soon(10_000)));
         tokio::task::yield_now().await;
-        let _listener = TcpListener::bind(addr).await.unwrap();
+        let _listener = socket.listen(1).unwrap();
         waiting.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn the_deadline_holds_and_the_last_failure_is_named() {
-        let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (addr, _kept) = bound();
         let error = wait_ready(addr, None, soon(30)).await.unwrap_err();
         assert!(matches!(error.source, Attempt::Connect(_)), "{error:?}");
         assert!(error.waited < Duration::from_secs(5), "{error}");

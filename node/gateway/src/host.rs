@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct InstanceLoad {
     pub busy_ms: u64,
     pub ready_ms: u64,
     pub completed: u64,
+    /// Requests in a row that reached their deadline before it had answered anything.
+    pub silent: u32,
 }
 
 /// The instances here and the queue of each function.
@@ -76,6 +79,8 @@ pub(crate) struct Instance {
     /// Notified when its last slot becomes free.
     pub(crate) idle: Notify,
     pub(crate) rest: Rest,
+    /// See [`InstanceLoad::silent`].
+    pub(crate) silent: AtomicU32,
 }
 
 impl Host {
@@ -112,6 +117,7 @@ impl Host {
             gone: CancellationToken::new(),
             idle: Notify::new(),
             rest: Rest::default(),
+            silent: AtomicU32::new(0),
         });
         let replaced = {
             let mut instances = self.instances();
@@ -177,6 +183,11 @@ impl Host {
 
     pub fn loads(&self) -> Vec<InstanceLoad> {
         self.pools().iter().flat_map(|pool| pool.loads()).collect()
+    }
+
+    /// Where an instance here listens.
+    pub fn address(&self, id: InstanceId) -> Option<SocketAddr> {
+        self.instances().get(&id)?.instance.connections.address().parse().ok()
     }
 
     /// The pool of a function, made if need be. The caller has checked that the function exists.

@@ -219,6 +219,7 @@ impl Pool {
                 busy_ms: whole_ms(member.busy),
                 ready_ms: whole_ms(now.duration_since(member.instance.ready_at)),
                 completed: member.completed,
+                silent: member.instance.silent.load(Relaxed),
             }
         };
         inner.members.iter_mut().map(load).collect()

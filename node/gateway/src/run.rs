@@ -89,6 +89,9 @@ pub(crate) async fn run(
             return Err(lost(tally, place, Kind::Broken, "the function's instance was removed"));
         }
         () = &mut deadline => {
+            if tally.sent {
+                instance.silent.fetch_add(1, Relaxed);
+            }
             let detail = "the function did not answer before its deadline";
             return Err(lost(tally, place, Kind::Deadline, detail));
         }
@@ -99,6 +102,7 @@ pub(crate) async fn run(
         return Err(lost(tally, place, Kind::Broken, detail));
     }
     tally.head_seen = true;
+    instance.silent.store(0, Relaxed);
     if cold_start {
         host.metrics.cold_starts.fetch_add(1, Relaxed);
     }

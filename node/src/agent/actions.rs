@@ -156,7 +156,7 @@ async fn provide(tools: &Tools, id: InstanceId, source: &Source, deadline: Insta
     in_time.map_err(|_elapsed| format!("its package {package} was not ready in time: {trouble}"))
 }
 
-fn spec_of(state: &ClusterState, instance: &Instance) -> Option<Arc<Spec>> {
+pub(super) fn spec_of(state: &ClusterState, instance: &Instance) -> Option<Arc<Spec>> {
     let function = state.functions.get(instance.function.as_str())?;
     let version = function.versions().iter().find(|version| version.number == instance.version)?;
     Some(Arc::clone(&version.spec))
@@ -222,7 +222,7 @@ async fn report_stopped(tools: &Tools, id: InstanceId, generation: Generation) -
     Outcome::Forgotten
 }
 
-async fn fail(
+pub(super) async fn fail(
     tools: &Tools,
     id: InstanceId,
     generation: Generation,

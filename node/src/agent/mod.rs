@@ -6,6 +6,7 @@
 //! out of the comparison until a listing begun after that is in: an old list must not judge it.
 
 mod actions;
+mod alive;
 mod listing;
 mod report;
 mod rest;
@@ -137,6 +138,7 @@ impl Agent {
             () = report::report_for_ever(Arc::clone(&tools)) => {}
             () = sweep::sweep_for_ever(Arc::clone(&tools)) => {}
             () = shield::shield_for_ever(Arc::clone(&tools)) => {}
+            () = alive::look_for_ever(Arc::clone(&tools)) => {}
             () = rest::pause_for_ever(tools) => {}
             () = stop.cancelled() => {}
         }
