@@ -111,11 +111,22 @@ pub struct Engine {
     pub prepared_namespaces: usize,
     /// Whether containers are kept from this host, the nodes' ports and link-local addresses, by `iptables`.
     pub firewall: bool,
+    /// Whether images that Docker lacks are pulled from their registries.
+    pub pull_images: bool,
+    /// Credentials for registries, as `docker login` writes them.
+    pub registry_auth_file: Option<PathBuf>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Engine { kind: EngineChoice::default(), docker_socket: None, prepared_namespaces: 4, firewall: true }
+        Engine {
+            kind: EngineChoice::default(),
+            docker_socket: None,
+            prepared_namespaces: 4,
+            firewall: true,
+            pull_images: true,
+            registry_auth_file: None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod credentials;
 mod enrollment;
 mod host;
 mod http;
+mod images;
 mod leaving;
 mod logs;
 mod meter;

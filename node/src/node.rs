@@ -308,6 +308,7 @@ impl Engines for HostEngines {
             };
             let engine = engine.prepare_namespaces(config.engine.prepared_namespaces);
             let engine = if config.engine.firewall { engine } else { engine.without_firewall() };
+            let engine = engine.with_registry_auth(config.engine.registry_auth_file.clone());
             engines.insert(EngineKind::Docker, Arc::new(engine));
         }
         Ok(engines)

@@ -29,6 +29,7 @@ use crate::agent::Agent;
 use crate::config::Config;
 use crate::controller::{Controller, REPORT_PREFIX};
 use crate::http::App;
+use crate::images::Images;
 use crate::logs::Logs;
 use crate::meter::Meter;
 use crate::packages::{Files, Packages};
@@ -241,9 +242,24 @@ async fn join(
     };
     logs.serve(engines.clone());
     packages.serve(engines.clone());
+    let images = Images::new(consensus.clone());
+    if let Some(docker) = engines.get(&EngineKind::Docker).filter(|_| config.engine.pull_images) {
+        images.serve(Arc::clone(docker));
+        tokio::spawn(images.clone().pull_ahead(stop.clone()));
+    }
     let incarnation = identity.incarnation;
-    let agent =
-        Agent::new(&config, cluster, incarnation, engines, consensus, controller, gateway, meter, packages);
+    let agent = Agent::new(
+        &config,
+        cluster,
+        incarnation,
+        engines,
+        consensus,
+        controller,
+        gateway,
+        meter,
+        packages,
+        images,
+    );
     agent.run(stop).await;
     Ok(())
 }

@@ -26,6 +26,20 @@ pub struct Launch {
     pub spec: Arc<Spec>,
 }
 
+/// How much of something has arrived, in bytes. What is not known yet is not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub done: u64,
+    pub all: u64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MB: u64 = 1_000_000;
+        write!(f, "{} of {} MB", self.done / MB, self.all.div_ceil(MB))
+    }
+}
+
 /// One instance as it is on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {

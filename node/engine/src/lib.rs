@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 pub use docker::{DockerEngine, PREPARED_MAX, docker_answers};
 pub use error::{Cause, EngineError};
-pub use instance::{Exit, Launch, RunState, Running};
+pub use instance::{Exit, Launch, Progress, RunState, Running};
 pub use logs::{LogRead, LogStream, Origin};
 pub use process::ProcessEngine;
 
@@ -92,6 +92,11 @@ pub trait Engine: Send + Sync + Debug {
     /// Whether instances of `image` can start here without fetching anything. The process engine needs
     /// no images: always true.
     async fn has_image(&self, image: &str) -> Result<bool, EngineError>;
+
+    /// Fetches an image from its registry; `told` hears how far it is.
+    async fn pull(&self, image: &str, _told: &(dyn Fn(Progress) + Send + Sync)) -> Result<(), EngineError> {
+        Err(EngineError::NoSuchImage { image: image.to_owned() })
+    }
 
     /// Whether instances of a source that is a package's can start here at once: it is unpacked or loaded.
     async fn has_package(&self, _source: &Source) -> Result<bool, EngineError> {

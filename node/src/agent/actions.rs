@@ -12,7 +12,7 @@ use muster_core::mutant;
 use muster_core::reconcile::AgentAction;
 use muster_core::units::{Millis, Timestamp};
 use muster_core::{ClusterState, Command};
-use muster_engine::{Engine, Launch, RunState, Running};
+use muster_engine::{Engine, EngineError, Launch, RunState, Running};
 use muster_gateway::Hosted;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -109,7 +109,16 @@ async fn start(
             .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         Ok(addr)
     };
-    let not_in_time = || Err(format!("was not ready within {limit}"));
+    let not_in_time = || {
+        let pulled = spec.as_ref().and_then(|spec| match &spec.source {
+            Source::Image(image) => tools.images.progress(image),
+            _ => None,
+        });
+        Err(match pulled {
+            Some(progress) => format!("its image is still being pulled, {progress} so far"),
+            None => format!("was not ready within {limit}"),
+        })
+    };
     let starting = async {
         if let (Some(spec), None) = (&spec, running) {
             provide(tools, id, &spec.source, deadline).await?;
@@ -188,6 +197,11 @@ async fn launch(
     loop {
         match engine.launch(&launch).await {
             Ok(addr) => return Ok(addr),
+            // After a pull it is there, or somebody else removes it: the caller's deadline bounds that.
+            Err(EngineError::NoSuchImage { image }) => {
+                let pulled = tools.images.obtain(&image).await;
+                pulled.map_err(|why| format!("{}: {why}", EngineError::NoSuchImage { image }))?;
+            }
             // The caller's deadline bounds this.
             Err(error) if error.may_retry() => {
                 tracing::warn!(instance = %id, "a launch is tried again: {}", error.reason());

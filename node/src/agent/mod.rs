@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::controller::Controller;
+use crate::images::Images;
 use crate::meter::Meter;
 use crate::packages::Packages;
 use listing::{LIST_LIMIT, Listing, Listings};
@@ -56,6 +57,7 @@ struct Tools {
     gateway: Arc<Gateway>,
     meter: Meter,
     packages: Packages,
+    images: Images,
     settings: crate::config::Agent,
 }
 
@@ -106,6 +108,7 @@ impl Agent {
         gateway: Arc<Gateway>,
         meter: Meter,
         packages: Packages,
+        images: Images,
     ) -> Self {
         let tools = Tools {
             node: config.node(),
@@ -117,6 +120,7 @@ impl Agent {
             gateway,
             meter,
             packages,
+            images,
             settings: config.agent.clone(),
         };
         Agent {

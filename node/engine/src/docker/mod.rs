@@ -6,6 +6,7 @@
 //! what containers write. [`namespaces`] makes launches fast, [`firewall`] keeps containers from the nodes.
 
 mod container;
+mod credentials;
 mod events;
 mod exits;
 mod firewall;
@@ -15,12 +16,13 @@ mod namespaces;
 mod network;
 mod oom;
 mod pausing;
+mod pull;
 mod wait_image;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ use tokio::time::timeout;
 use crate::error::status;
 use crate::instance::{Launch, Running};
 use crate::logs::{LogRead, LogStream, Origin, Store};
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, Progress};
 pub use namespaces::PREPARED_MAX;
 
 use container::{Listed, Place, Platform, Sighting};
@@ -93,6 +95,8 @@ pub struct DockerEngine {
     /// Network namespaces that are ready, if any are to be.
     pool: Option<(Arc<namespaces::Pool>, namespaces::Filling)>,
     firewall: Option<Arc<firewall::Firewall>>,
+    /// A file with credentials for registries, as `docker login` writes it.
+    registry_auth: Option<PathBuf>,
     /// Launches under way.
     launching: watch::Sender<usize>,
     creates: Semaphore,
@@ -128,6 +132,7 @@ impl DockerEngine {
             network: Arc::new(network::Handle::new(docker.clone(), cluster)),
             pool: None,
             firewall: Some(Arc::new(firewall::Firewall::new(network::device(cluster)))),
+            registry_auth: None,
             launching: watch::Sender::new(0),
             creates: Semaphore::new(PARALLEL_CREATES),
             removals: Semaphore::new(PARALLEL_REMOVALS),
@@ -149,6 +154,13 @@ impl DockerEngine {
             let filling = pool.fill();
             (pool, filling)
         });
+        self
+    }
+
+    /// Shows registries the credentials of a file, as `docker login` writes it, when images are pulled.
+    #[must_use]
+    pub fn with_registry_auth(mut self, file: Option<PathBuf>) -> Self {
+        self.registry_auth = file;
         self
     }
 
@@ -454,6 +466,10 @@ impl Engine for DockerEngine {
             Err(error) if docker_status(&error) == Some(404) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    async fn pull(&self, image: &str, told: &(dyn Fn(Progress) + Send + Sync)) -> Result<(), EngineError> {
+        self.pull_image(image, told).await
     }
 
     async fn has_package(&self, source: &Source) -> Result<bool, EngineError> {

@@ -14,6 +14,9 @@ use super::*;
 use crate::instance::RunState;
 
 const ID: &str = "c0ffee";
+/// What must not take as long as [`TOLD_WITHIN`] does so once or twice on a machine that stands still, and
+/// always where it waits in vain.
+const TRIES: u32 = 3;
 
 const KILLED: Exit =
     Exit { code: None, signal: Some(SIGKILL), oom_killed: false, last_output: String::new() };
@@ -91,12 +94,19 @@ async fn what_docker_and_the_kernel_say_of_a_kill() {
         (Some((KILL, "15", at_once)), Some(true), true, never, "asked to end by way of Docker, no more"),
         (Some((DESTROY, "", soon)), None, false, soon, "removed while it is asked"),
     ] {
-        let docker = FakeDocker::start(Script { code: 137, oom_killed: false, event });
-        let began = Instant::now();
-        let exit = explain(&docker.docker, ID, KILLED, has_grown).await;
-        assert_eq!(exit, Exit { oom_killed, ..KILLED }, "{why}");
-        let took = began.elapsed();
-        assert!(least <= took && (least == never || took < never), "{why}: {took:?}");
+        for tries in 1.. {
+            let docker = FakeDocker::start(Script { code: 137, oom_killed: false, event });
+            let began = Instant::now();
+            let exit = explain(&docker.docker, ID, KILLED, has_grown).await;
+            let took = began.elapsed();
+            let late = least < never && took >= never;
+            if late && tries < TRIES {
+                continue;
+            }
+            assert_eq!(exit, Exit { oom_killed, ..KILLED }, "{why}");
+            assert!(least <= took && !late, "{why}: {took:?}");
+            break;
+        }
     }
 }
 
@@ -144,19 +154,28 @@ fn the_kernel_counts() {
 
 #[tokio::test]
 async fn a_list_does_not_wait_for_a_cause() {
-    let docker = FakeDocker::start(Script { code: 137, oom_killed: false, event: None });
-    let changes = Arc::new(Notify::new());
-    let exits = Exits::new(docker.docker.clone(), changes.clone());
-    let began = Instant::now();
-    for _ in 0..3 {
-        assert_eq!(exits.state_of(ID).await.unwrap(), Some(RunState::Ended));
+    for tries in 1.. {
+        let docker = FakeDocker::start(Script { code: 137, oom_killed: false, event: None });
+        let changes = Arc::new(Notify::new());
+        let exits = Exits::new(docker.docker.clone(), changes.clone());
+        let began = Instant::now();
+        let mut states = Vec::new();
+        for _ in 0..3 {
+            states.push(exits.state_of(ID).await.unwrap());
+        }
+        let took = began.elapsed();
+        if took >= TOLD_WITHIN && tries < TRIES {
+            continue;
+        }
+        assert!(took < TOLD_WITHIN, "{took:?}");
+        assert!(states.iter().all(|state| *state == Some(RunState::Ended)), "{states:?}");
+        changes.notified().await;
+        let state = exits.state_of(ID).await.unwrap();
+        assert!(matches!(&state, Some(RunState::Exited(exit)) if exit.signal == Some(SIGKILL)), "{state:?}");
+        exits.listed(&[]);
+        assert_eq!(exits.state_of(ID).await.unwrap(), Some(RunState::Ended), "it was not forgotten");
+        break;
     }
-    assert!(began.elapsed() < TOLD_WITHIN);
-    changes.notified().await;
-    let state = exits.state_of(ID).await.unwrap();
-    assert!(matches!(&state, Some(RunState::Exited(exit)) if exit.signal == Some(SIGKILL)), "{state:?}");
-    exits.listed(&[]);
-    assert_eq!(exits.state_of(ID).await.unwrap(), Some(RunState::Ended), "it was not forgotten");
 }
 
 #[tokio::test]

@@ -147,12 +147,33 @@ impl Bench {
         }
     }
 
-    /// Launches an instance that serves, and waits until it does.
+    /// Launches an instance that serves, and waits until it does. Where a process loses its port to someone
+    /// faster, as it may, another is launched.
     pub(crate) async fn serving(&self, behaviour: &str) -> (Launch, SocketAddr) {
-        let launch = self.launch(behaviour);
-        let addr = self.engine.launch(&launch).await.expect("it launches");
-        ready(addr).await;
-        (launch, addr)
+        for _port in 0..3 {
+            let launch = self.launch(behaviour);
+            let addr = self.engine.launch(&launch).await.expect("it launches");
+            tokio::select! {
+                () = ready(addr) => return (launch, addr),
+                () = self.loses_its_port(launch.instance) => {}
+            }
+            self.engine.stop(launch.instance, NO_GRACE).await.expect("it has ended");
+        }
+        panic!("three ports in a row were taken by others");
+    }
+
+    /// Returns only where that happens.
+    async fn loses_its_port(&self, instance: InstanceId) {
+        if self.engine.kind() != EngineKind::Process {
+            return std::future::pending().await;
+        }
+        loop {
+            let state = self.state(instance).await;
+            if matches!(state, Some(RunState::Exited(exit)) if exit.last_output.contains("AddrInUse")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The state of an instance by the engine's list, if it is listed.

@@ -4,14 +4,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bollard::models::{ContainerInspectResponse, HostConfig, RestartPolicyNameEnum};
-use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
-use futures_util::StreamExt;
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use futures_util::{StreamExt, TryStreamExt};
 use muster_core::functions::{Source, Spec};
 use muster_core::ids::{NodeId, PackageDigest};
-use muster_engine::{DockerEngine, Engine, EngineError, Launch, LogRead, RunState, docker_answers};
+use muster_engine::{DockerEngine, Engine, EngineError, Launch, LogRead, Progress, RunState, docker_answers};
 
 use crate::bench::{Bench, Leftovers, NO_GRACE, NODE, client, get, logs_in, ready, until};
 use crate::image::{Image, native};
+use crate::registry::Registry;
 use crate::suite::ended;
 
 async fn inspect(launch: &Launch) -> ContainerInspectResponse {
@@ -267,6 +270,14 @@ async fn what_is_written_while_there_is_no_node_is_kept() {
     bench.engine =
         Arc::new(DockerEngine::connect(None, cluster, NODE, logs_in(bench.folder())).await.unwrap());
     get(addr, "/say/alone").await;
+    // What Docker has not read from it when it is killed is lost.
+    let name = format!("muster-{}-{}", launch.cluster, launch.instance);
+    until("Docker has the line", async || {
+        let options = LogsOptionsBuilder::new().stdout(true).build();
+        let output: Vec<_> = client().logs(&name, Some(options)).try_collect().await.unwrap();
+        output.iter().any(|chunk| chunk.to_string().contains("alone on stdout")).then_some(())
+    })
+    .await;
     bench.engine =
         Arc::new(DockerEngine::connect(None, bench.cluster, NODE, logs_in(bench.folder())).await.unwrap());
     bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
@@ -438,4 +449,47 @@ async fn what_is_no_image_archive_is_refused() {
     std::fs::write(&file, crate::image::tar_of(&[("a", b"b", 0o644)]).unwrap()).unwrap();
     let error = bench.engine.take_package(&source, &file).await.unwrap_err();
     assert!(error.reason().contains("manifest.json") && !error.may_retry(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_pulled_with_the_credentials_of_a_file() {
+    let Some(bench) = Bench::docker().await else { return };
+    let name = format!("muster-engine-test/{:x}", crate::bench::random());
+    let fixture = Image { tag: &name, architecture: native(), user: "", entrypoint: &["/program"] };
+    let (config, layer) = fixture.parts(&std::fs::read(crate::program::path()).unwrap()).unwrap();
+    let registry = Registry::start(&name, "latest", config, layer).await;
+    // Without a tag it is the latest.
+    let image = format!("{}/{name}", registry.addr);
+    let _leftovers = Leftovers { cluster: bench.cluster, images: vec![format!("{image}:latest")] };
+    let auth = bench.folder().join("config.json");
+    let connect = async |file: &std::path::Path| {
+        let logs = logs_in(&bench.folder().join("pulling"));
+        let engine = DockerEngine::connect(None, bench.cluster, NODE, logs).await.unwrap();
+        engine.with_registry_auth(Some(file.to_owned()))
+    };
+    let engine = connect(&auth).await;
+    let heard = std::sync::Mutex::new(Vec::new());
+    let tell = |progress| heard.lock().unwrap().push(progress);
+
+    let error = engine.pull(&image, &tell).await.unwrap_err();
+    assert!(error.reason().contains("config.json"), "the file is missing: {}", error.reason());
+    std::fs::write(&auth, r#"{"auths": {}}"#).unwrap();
+    let error = engine.pull(&image, &tell).await.unwrap_err();
+    assert!(error.reason().contains("pull the image"), "nobody has logged in: {}", error.reason());
+    assert!(!engine.has_image(&image).await.unwrap());
+
+    let login = crate::registry::LOGIN;
+    std::fs::write(&auth, format!(r#"{{"auths": {{"http://{}": {{"auth": "{login}"}}}}}}"#, registry.addr))
+        .unwrap();
+    let error = engine.pull(&format!("{image}:absent"), &tell).await.unwrap_err();
+    assert!(error.reason().contains("pull the image"), "{}", error.reason());
+    engine.pull(&image, &tell).await.unwrap();
+    assert!(engine.has_image(&image).await.unwrap());
+    let last = heard.lock().unwrap().last().copied();
+    assert!(last.is_none_or(|Progress { done, all }| 0 < done && done <= all), "{last:?}");
+
+    let launch = bench.launch_of(Source::Image(image), "serve");
+    let addr = bench.engine.launch(&launch).await.unwrap();
+    ready(addr).await;
+    bench.engine.stop(launch.instance, NO_GRACE).await.unwrap();
 }

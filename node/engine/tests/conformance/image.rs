@@ -36,6 +36,17 @@ impl Image<'_> {
 
     /// The format of `docker save`: a manifest, a configuration and one layer.
     pub(crate) fn archive(&self, program: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let (config, layer) = self.parts(program)?;
+        let manifest = json!([{ "Config": "config.json", "RepoTags": [self.tag], "Layers": ["layer.tar"] }]);
+        tar_of(&[
+            ("layer.tar", &layer, 0o644),
+            ("config.json", config.as_bytes(), 0o644),
+            ("manifest.json", manifest.to_string().as_bytes(), 0o644),
+        ])
+    }
+
+    /// Its configuration and its layer.
+    pub(crate) fn parts(&self, program: &[u8]) -> anyhow::Result<(String, Vec<u8>)> {
         let layer = tar_of(&[("program", program, 0o755)])?;
         let diff_id: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
         let config: Value = json!({
@@ -44,13 +55,7 @@ impl Image<'_> {
             "config": { "Entrypoint": self.entrypoint, "User": self.user, "Labels": { "tag": self.tag } },
             "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
         });
-        let manifest = json!([{ "Config": "config.json", "RepoTags": [self.tag], "Layers": ["layer.tar"] }]);
-        let (config, manifest) = (config.to_string(), manifest.to_string());
-        tar_of(&[
-            ("layer.tar", &layer, 0o644),
-            ("config.json", config.as_bytes(), 0o644),
-            ("manifest.json", manifest.as_bytes(), 0o644),
-        ])
+        Ok((config.to_string(), layer))
     }
 }
 

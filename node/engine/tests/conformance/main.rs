@@ -12,6 +12,7 @@ mod docker;
 mod image;
 mod process;
 mod program;
+mod registry;
 mod suite;
 
 /// Defines each test of the suite once per engine.
