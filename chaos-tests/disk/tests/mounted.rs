@@ -202,7 +202,7 @@ fn slow_syncs_hold_up_nothing_else() {
     let (file, _) = file(&mount, "file");
     let (other, _) = self::file(&mount, "other");
     file.write_all_at(b"x", 0).unwrap();
-    mount.tell(&Command::Slow { sync_ms: 300, jitter_ms: 0 }).unwrap();
+    mount.tell(&Command::Slow { sync_ms: 3_000, jitter_ms: 0 }).unwrap();
     let began = Instant::now();
     std::thread::scope(|scope| {
         let syncing = scope.spawn(|| file.sync_data().unwrap());
@@ -212,7 +212,7 @@ fn slow_syncs_hold_up_nothing_else() {
         other.write_all_at(b"meanwhile", 0).unwrap();
         assert!(!syncing.is_finished(), "the write was as fast as ever");
     });
-    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(began.elapsed() >= Duration::from_millis(3_000));
     assert_eq!(mount.tell(&Command::Heal).unwrap().slowed_syncs, 1);
     file.sync_data().unwrap();
 }

@@ -225,11 +225,15 @@ mod tests {
     use super::*;
 
     fn soaking(dir: &Path, script: &str) -> Soak {
-        let program = dir.join("run.sh");
+        let (text, program) = (dir.join("script"), dir.join("run.sh"));
         // The folder is the last word.
         let head = "#!/bin/sh\nfor dir; do :; done\n";
-        fs::write(&program, format!("{head}{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&text, format!("{head}{script}\n")).unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        // Made by another process: a program that this one wrote cannot be run while a child forked meanwhile
+        // by another test still has it open.
+        let copied = std::process::Command::new("cp").args([&text, &program]).status().unwrap();
+        assert!(copied.success());
         let faults = vec!["kill".to_owned(), "pause".to_owned()];
         let dir = dir.join("out");
         Soak { program, minutes: 1, seed: 5, faults, engine: Engine::Process, bounds: Vec::new(), dir }

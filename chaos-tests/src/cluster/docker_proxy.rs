@@ -275,9 +275,13 @@ mod tests {
         proxy.set(Trouble::Hang);
         drop(send(&proxy).await);
         let mut waits = send(&proxy).await;
+        let both = crate::wait::until("both are felt", LONG, || async {
+            anyhow::ensure!(proxy.felt() == 2, "{}", proxy.felt());
+            Ok(())
+        });
+        both.await.unwrap();
         let silent = timeout(Duration::from_millis(100), waits.read_u8()).await;
         assert!(silent.is_err() && done.load(Relaxed) == 0);
-        assert_eq!(proxy.felt(), 2);
         proxy.set(Trouble::None);
         let mut answer = String::new();
         timeout(LONG, waits.read_to_string(&mut answer)).await.unwrap().unwrap();

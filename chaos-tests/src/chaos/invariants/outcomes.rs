@@ -1,9 +1,10 @@
 //! Every operation ends as it should: an invocation with an answer, or a typed error that says
 //! whether the function may have run; nobody waits past the deadline. Only a node that suffers a
-//! fault may leave a caller without a word.
+//! fault may leave a caller without a word. Times in which the machine itself stood still do not count as
+//! waiting.
 
 use super::super::catalog::{ACCOUNTS, NEVER_READY, TIMEOUT_MS};
-use super::super::disturbance::Disturbances;
+use super::super::disturbance::{Disturbances, Spans};
 use super::super::evidence::Evidence;
 use super::super::faults::Layer;
 use super::super::history::Entry;
@@ -26,7 +27,7 @@ impl Invariant for Outcomes {
 
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::needing(50);
-        let disturbances = Disturbances::of(run);
+        let (disturbances, stalls) = (Disturbances::of(run), Spans::new(run.stalls.iter().copied()));
         for entry in &run.entries {
             let Some((end_us, outcome)) = &entry.end else {
                 finding.violate(format!("operation {} ({:?}) never ended", entry.id, entry.op));
@@ -43,7 +44,9 @@ impl Invariant for Outcomes {
                 && ((1..=run.plan.nodes).any(suffers)
                     || run.faulty(entry.begin_us, *end_us, AFTERMATH_US, |layer| layer == Layer::Engine));
             let disturbed = suffers(entry.node) || cut;
-            for problem in problems(run, entry, *end_us, outcome, disturbed) {
+            let waits = stalls.gaps(entry.begin_us, *end_us);
+            let waited_us = waits.iter().map(|(from, to)| to - from).sum();
+            for problem in problems(run, entry, waited_us, outcome, disturbed) {
                 let detail = &outcome.detail;
                 finding.violate(format!(
                     "operation {} ({} through node {}) {problem}: {:?} {detail}",
@@ -68,7 +71,7 @@ fn what(op: &Op) -> String {
 fn problems(
     run: &Evidence,
     entry: &Entry,
-    end_us: u64,
+    waited_us: u64,
     outcome: &Outcome,
     disturbed: bool,
 ) -> Vec<&'static str> {
@@ -93,7 +96,7 @@ fn problems(
         return problems;
     }
     let limit_us = (TIMEOUT_MS + run.bounds.margin_ms) * 1_000;
-    if end_us - entry.begin_us > limit_us && !disturbed {
+    if waited_us > limit_us && !disturbed {
         problems.push("outlived its deadline");
     }
     if outcome.verdict == Verdict::Done {
@@ -174,6 +177,16 @@ mod tests {
             }
             push(&mut run, 100, Some((100 + took_ms, outcome)), op);
             assert_eq!(Outcomes.check(&run).holds(), good, "{name}");
+        }
+        for (stalled_ms, good) in [(500, false), (3_000, true)] {
+            let mut run = evidence();
+            run.stalls = vec![(1_000_000, 1_000_000 + stalled_ms * 1_000)];
+            push(&mut run, 100, Some((12_100, answered())), ok());
+            assert_eq!(
+                Outcomes.check(&run).holds(),
+                good,
+                "late, and the machine stood still: {stalled_ms} ms"
+            );
         }
         let mut run = evidence();
         push(&mut run, 100, None, ok());

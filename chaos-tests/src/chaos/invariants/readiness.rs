@@ -1,9 +1,11 @@
 //! `/readyz` tells of a quorum, not of hopes: a node that has been without one for longer than the
 //! bound does not call itself ready. Only nodes that were killed or paused are certainly no part of
-//! a quorum, so only they count as missing.
+//! a quorum, so only they count as missing. A machine that stood still meanwhile may have kept it from
+//! noticing.
 
 use std::collections::BTreeSet;
 
+use super::super::disturbance::Spans;
 use super::super::evidence::{Evidence, Window};
 use super::{Finding, Invariant};
 
@@ -24,12 +26,16 @@ impl Invariant for Readiness {
         let mut finding = Finding::default();
         let bound_us = run.bounds.readiness_ms * 1_000;
         let certain = run.windows.iter().filter(|window| CERTAIN.contains(&window.fault.as_str()));
+        let stalls = Spans::new(run.stalls.iter().copied());
         let mut certain: Vec<&Window> = certain.collect();
         certain.sort_by_key(|window| window.begin_us);
         let longest_us = certain.iter().map(|window| window.mended_us - window.begin_us).max().unwrap_or(0);
         for sample in &run.samples {
             let Some(said) = sample.ready else { continue };
             let Some(begin_us) = said.asked_us.checked_sub(bound_us) else { continue };
+            if stalls.touch(begin_us, sample.at_us) {
+                continue;
+            }
             // Missing from before the bound until after the answer.
             let oldest = certain.partition_point(|w| w.begin_us + longest_us < sample.at_us);
             let missing = certain[oldest..].iter().take_while(|w| w.begin_us < begin_us);
@@ -82,6 +88,10 @@ mod tests {
             let (at_us, node, leader, term) = (at_ms * 1_000, 1, None, 1);
             run.samples.push(Sample { at_us, node, leader, term, start: 1, digest: None, ready: Some(said) });
             assert_eq!(Readiness.check(&run).holds(), good, "{name}");
+            run.stalls = vec![(0, 1_000_000)];
+            assert_eq!(Readiness.check(&run).holds(), good, "{name}, long after the machine stood still");
+            run.stalls.push((8_000_000, 9_000_000));
+            assert!(Readiness.check(&run).holds(), "{name}, and the machine stood still");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! By account and function: at least those acknowledged, at most those that may have run. For
 //! functions with `usage_durability = "interval"` a node that is killed may forget what it served
-//! shortly before. Instance time: what accounts are charged is what instances ran.
+//! shortly before, not counting times in which the machine itself stood still. Instance time: what
+//! accounts are charged is what instances ran.
 
 use std::collections::BTreeMap;
 
@@ -163,6 +164,7 @@ fn accounts(run: &Evidence) -> BTreeMap<&str, &str> {
 /// When nodes were hit, in which records that are kept by interval may be lost.
 struct Crashes {
     by_node: BTreeMap<u64, Spans>,
+    stalls: Spans,
     loss_us: u64,
 }
 
@@ -171,7 +173,8 @@ impl Crashes {
         let hit = |node| run.of_nodes().filter(move |window| window.nodes.contains(&node));
         let spans = |node| Spans::new(hit(node).map(|window| (window.begin_us, window.mended_us)));
         let by_node = (1..=run.plan.nodes).map(|node| (node, spans(node))).collect();
-        Crashes { by_node, loss_us: run.bounds.usage_loss_ms * 1_000 }
+        let stalls = Spans::new(run.stalls.iter().copied());
+        Crashes { by_node, stalls, loss_us: run.bounds.usage_loss_ms * 1_000 }
     }
 
     /// Whether a crash may have lost the record of an invocation that was answered.
@@ -185,7 +188,23 @@ impl Crashes {
             return true;
         };
         // Its last bytes may have left shortly before the node was hit, or be read after.
-        spans.touch(entry.begin_us, end_us + self.loss_us)
+        spans.touch(entry.begin_us, self.durable_us(end_us))
+    }
+
+    /// When the bound has passed since `end_us` on a machine that does not stand still.
+    fn durable_us(&self, end_us: u64) -> u64 {
+        let soon_us = end_us + self.loss_us;
+        if !self.stalls.touch(end_us, soon_us) {
+            return soon_us;
+        }
+        let mut left_us = self.loss_us;
+        for (from_us, to_us) in self.stalls.gaps(end_us, u64::MAX) {
+            if to_us - from_us >= left_us {
+                return from_us + left_us;
+            }
+            left_us -= to_us - from_us;
+        }
+        u64::MAX
     }
 }
 
@@ -262,6 +281,25 @@ mod tests {
                 push(&mut run, 100, Some((110, outcome)), invoke(function, "user-a"));
             }
             run.finals.usage = vec![row(function, counted, 0)];
+            assert_eq!(Usage.check(&run).holds(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_makes_nothing_durable() {
+        for (name, stalls, good) in [
+            ("it did not", vec![], false),
+            ("until the end", vec![(0, 1_000)], false),
+            ("for too short", vec![(2_000, 2_500)], false),
+            ("for long enough", vec![(1_500, 4_000)], true),
+            ("twice", vec![(1_500, 2_500), (3_000, 4_200)], true),
+            ("after the node was killed", vec![(4_200, 9_000)], false),
+        ] {
+            let mut run = evidence();
+            run.windows.push(window(&[1], 4_100, 9_000));
+            run.stalls = stalls.into_iter().map(|(from, to)| (from * 1_000, to * 1_000)).collect();
+            push(&mut run, 100, Some((1_100, on(1))), invoke("interval", "user-a"));
+            run.finals.usage = vec![row("interval", 0, 0)];
             assert_eq!(Usage.check(&run).holds(), good, "{name}");
         }
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_consensus::{
-    CallAnswer, CallError, Config, Consensus, Identity, Member, RPC_PREFIX, StartError, Transport,
+    CallAnswer, CallError, Config, Consensus, Identity, Member, ProposeError, RPC_PREFIX, ReadError,
+    StartError, Transport,
 };
 use muster_core::accounts::{self, Role};
 use muster_core::ids::{AccountName, NodeId, StoreId};
 use muster_core::version::Range;
-use muster_core::{Command, ledger};
+use muster_core::{Command, Rejection, ledger};
 use muster_storage::{Options, Store, StoreError};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -150,8 +151,7 @@ impl Cluster {
             let first = leaders.next()??;
             (self.running.contains_key(&first) && leaders.all(|other| other == Some(first))).then_some(first)
         };
-        self.eventually("all agree on a leader", || agreed().is_some()).await;
-        agreed().expect("it was just there")
+        self.found("all agree on a leader", agreed).await
     }
 
     /// Some running node that does not lead.
@@ -170,23 +170,55 @@ impl Cluster {
     /// All running nodes have applied the same, everything acknowledged so far.
     pub(crate) async fn converged(&self) {
         for node in self.nodes() {
-            node.linearize().await.unwrap();
+            self.caught_up(node).await;
         }
-        self.eventually("all have applied the same", || {
-            let mut applied = self.nodes().map(|node| node.state().applied_index());
-            let first = applied.next().unwrap();
-            applied.all(|index| index == first)
-        })
-        .await;
-        let states: Vec<_> = self.nodes().map(|node| node.state().state.clone()).collect();
-        assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ at the same index");
-        let digests: Vec<_> = self.nodes().map(|node| node.state().digest).collect();
+        // Read once: a new leader's first entry may come at any time.
+        let same = || {
+            let seen: Vec<_> = self.nodes().map(Consensus::state).collect();
+            seen.windows(2).all(|pair| pair[0].applied_index() == pair[1].applied_index()).then_some(seen)
+        };
+        let seen = self.found("all have applied the same", same).await;
+        assert!(
+            seen.windows(2).all(|pair| pair[0].state == pair[1].state),
+            "replicas differ at the same index"
+        );
+        let digests: Vec<_> = seen.iter().map(|seen| seen.digest).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()), "{digests:?}");
     }
 
-    pub(crate) async fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
+    /// The node has applied everything acknowledged so far. Asks again where an election came between.
+    pub(crate) async fn caught_up(&self, node: &Consensus) {
         let deadline = Instant::now() + DEADLINE;
-        while !condition() {
+        while let Err(error) = node.linearize().await {
+            assert!(matches!(error, ReadError::NoQuorum) && Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Has an account created, if need be by a proposal whose answer was lost.
+    pub(crate) async fn created(&self, node: &Consensus, name: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match node.propose(create(name)).await {
+                Ok(Ok(_) | Err(Rejection::Exists { .. })) => return,
+                Err(ProposeError::NoLeader | ProposeError::Unknown) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    pub(crate) async fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
+        self.found(what, || condition().then_some(())).await;
+    }
+
+    async fn found<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
             assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

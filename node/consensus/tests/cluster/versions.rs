@@ -120,20 +120,27 @@ async fn a_node_does_not_start_on_data_of_a_version_it_does_not_support() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_hears_what_each_member_supports_and_tells_all_of_them() {
     let mut cluster = with_an_old_node(20_000).await;
-    let leader = cluster.leader().await;
     let range = version::SUPPORTED;
     let support = |range| Some(Support { range, holds: false });
     let all =
         BTreeMap::from([(NodeId(1), support(range)), (NodeId(2), support(range)), (NodeId(3), support(OLD))]);
-    assert_eq!(cluster.node(leader).ask_members().await, all);
-    // The second time it has something to tell.
-    cluster.node(leader).ask_members().await;
+    // The second time it has something to tell. Who is slow to answer is asked again.
+    let heard = async {
+        loop {
+            let leader = cluster.leader().await;
+            let said = cluster.node(leader).ask_members().await;
+            if said == all && cluster.nodes().all(|node| node.members_support() == all) {
+                return leader;
+            }
+        }
+    };
+    let leader = tokio::time::timeout(SOON, heard).await.expect("all hear what all support");
     for node in cluster.nodes() {
-        assert_eq!(node.members_support(), all);
         assert!(matches!(node.next_version(), version::Step::Held { .. }));
     }
     let silent = if leader == 3 { 2 } else { 3 };
     cluster.take_down(silent).await;
+    let leader = cluster.leader().await;
     let said = cluster.node(leader).ask_members().await;
     assert_eq!(said[&NodeId(silent)], None, "who is away says nothing, whatever it said before");
     cluster.stop().await;

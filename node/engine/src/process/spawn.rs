@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use muster_core::functions::EngineKind;
 use nix::errno::Errno;
@@ -30,6 +31,10 @@ use crate::{EngineError, OPEN_FILES_MAX};
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Attempts at a free port that no other instance has been given.
 const PORT_ATTEMPTS: usize = 16;
+/// How long a program that is open for writing is waited for: far longer than from a fork to its exec, and
+/// what others who launch can bear.
+const BUSY_MAX: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A launch and where its answer goes. An answer nobody waits for changes nothing: the process is in
 /// the table before it is given.
@@ -124,7 +129,7 @@ fn spawn(
         .stdout(stdout)
         .process_group(0);
     prepare_child(&mut command);
-    let spawned = command.spawn();
+    let spawned = spawn_once_written(&mut command);
     if spawned.is_err() {
         // The first error is the one that matters.
         let _ = std::fs::remove_dir_all(&folder);
@@ -134,6 +139,20 @@ fn spawn(
     let writer = table.logs.begin(child.origin.clone());
     tokio::spawn(reaper::follow(child.clone(), outputs, writer, ends, table.changes.clone()));
     Ok(child)
+}
+
+/// A program that was just unpacked may be open for writing for a moment longer: whatever another thread forked
+/// meanwhile has it open until its own exec.
+fn spawn_once_written(command: &mut Command) -> io::Result<std::process::Child> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            spawned => return spawned,
+        }
+    }
 }
 
 /// Ties the child to this thread and limits what it may open. That is the only rlimit: RLIMIT_AS, the

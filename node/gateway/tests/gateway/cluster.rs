@@ -100,6 +100,8 @@ pub(crate) struct Node {
     pub(crate) public: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) meter: Arc<Recorder>,
+    /// How often other nodes have asked it for slots.
+    pub(crate) asked: Arc<AtomicU64>,
 }
 
 pub(crate) struct Cluster {
@@ -156,6 +158,7 @@ impl Cluster {
             public: public.local_addr().unwrap(),
             peer: peer.local_addr().unwrap(),
             meter,
+            asked: Arc::default(),
         };
         self.register(id, &node.peer.to_string());
         let grace = Duration::from_secs(1);
@@ -167,8 +170,10 @@ impl Cluster {
             async move { gateway.handle(request, caller.address).await }
         };
         tokio::spawn(serve(public, Door::Plain, handler, limits, self.stop.clone()));
-        let handler = move |request, _| {
+        let asked = Arc::clone(&node.asked);
+        let handler = move |request: Request<Incoming>, _| {
             let gateway = Arc::clone(&gateway);
+            asked.fetch_add(u64::from(request.uri().path() == "/peer/gateway/slots"), SeqCst);
             async move { gateway.handle_peer(request).await }
         };
         tokio::spawn(serve(peer, Door::Peers(tls), handler, peer_limits, self.stop.clone()));

@@ -99,7 +99,8 @@ async fn a_refused_connection_costs_no_request() {
     let cluster = Cluster::start(2).await;
     let alpha = Function::start().await;
     cluster.deploy("alpha", |_| ());
-    let dead = cluster.run(0, "alpha", nobody().await);
+    let (closed, _kept) = nobody();
+    let dead = cluster.run(0, "alpha", closed);
     cluster.run(0, "alpha", alpha.addr);
     for entry in [0, 1] {
         let (head, _) = post(&cluster.url(entry, "alpha"), "a").await;
@@ -133,7 +134,7 @@ async fn an_instance_that_dies_under_its_requests() {
 async fn deadlines() {
     let cluster = Cluster::start(2).await;
     let alpha = Function::start().await;
-    cluster.deploy("alpha", |spec| spec.timeout = Millis(150));
+    cluster.deploy("alpha", |spec| spec.timeout = Millis(1_500));
     cluster.run(0, "alpha", alpha.addr);
     for entry in [0, 1] {
         let (head, problem) = problem(call(request(&cluster.url(entry, "alpha/hold"), "")).await).await;
@@ -217,7 +218,8 @@ async fn a_node_that_falls_silent() {
     tokio::spawn(serve(silent, door, handler, Limits::for_peers(), cluster.stop.clone()));
     cluster.deploy("alpha", |_| ());
     let far = cluster.place(NodeId(9), "alpha");
-    cluster.ready(far, nobody().await);
+    let (closed, _kept) = nobody();
+    cluster.ready(far, closed);
     let call = spawn(request(&cluster.url(0, "alpha"), ""));
     within(arrivals.recv()).await.unwrap();
     cluster.apply(vec![Command::Nodes(nodes::Command::SetCondition {
@@ -235,13 +237,14 @@ async fn a_node_that_is_gone_costs_no_request() {
     // Nobody listens; or someone does and shakes no hands; or it is another node by now.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let another = Cluster::start(1).await;
-    for address in [nobody().await, silent.local_addr().unwrap(), another.nodes[0].peer] {
+    let (closed, _kept) = nobody();
+    for address in [closed, silent.local_addr().unwrap(), another.nodes[0].peer] {
         let cluster = Cluster::start(2).await;
         let alpha = Function::start().await;
         cluster.deploy("alpha", |_| ());
         cluster.register(NodeId(9), &address.to_string());
         let far = cluster.place(NodeId(9), "alpha");
-        cluster.ready(far, nobody().await);
+        cluster.ready(far, closed);
         // The state still believes in it. The request waits, and another node's instance serves it.
         let calls: Vec<_> = (0..4).map(|_| spawn(request(&cluster.url(0, "alpha"), ""))).collect();
         until(|| cluster.waiting(0) == 4).await;

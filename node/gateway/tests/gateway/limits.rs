@@ -1,20 +1,22 @@
 //! Clients that are too slow or too large, and the listener itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use muster_gateway::{Body, Config, Door, Limits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::*;
 use crate::function::Function;
 
-async fn raw(addr: std::net::SocketAddr, text: &str) -> (TcpStream, String) {
+async fn raw(addr: SocketAddr, text: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
+    // The server may answer and close before it has read everything.
+    let _cut = stream.write_all(text.as_bytes()).await;
     let mut answer = Vec::new();
     while !answer.windows(4).any(|w| w == b"\r\n\r\n") {
         if within(stream.read_buf(&mut answer)).await.unwrap_or(0) == 0 {
@@ -26,7 +28,7 @@ async fn raw(addr: std::net::SocketAddr, text: &str) -> (TcpStream, String) {
 
 #[tokio::test]
 async fn a_slow_body() {
-    let cluster = Cluster::with(2, Config { body_idle_ms: 100, ..Config::default() }).await;
+    let cluster = Cluster::with(2, Config { body_idle_ms: 1_000, ..Config::default() }).await;
     let alpha = Function::start().await;
     cluster.deploy("alpha", |_| ());
     cluster.run(0, "alpha", alpha.addr);
@@ -44,6 +46,7 @@ async fn a_slow_body() {
             );
             let (_stream, answer) = raw(node.public, &head).await;
             assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            until(|| alpha.seen().len() >= before + seen).await;
             assert_eq!(alpha.seen().len(), before + seen, "{length}");
             until(|| cluster.in_flight() == 0).await;
         }
@@ -83,10 +86,22 @@ async fn a_head_that_never_ends() {
     within(server).await.unwrap();
 }
 
+/// Bound to an address that others made by this may be bound to as well.
+fn shared(addr: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(addr).unwrap();
+    socket
+}
+
 #[tokio::test]
 async fn shutdown_finishes_what_is_in_flight() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let listening = shared("127.0.0.1:0".parse().unwrap());
+    let addr = listening.local_addr().unwrap();
+    // Nobody else gets the port once the listener is gone.
+    let _kept = shared(addr);
+    let listener = listening.listen(16).unwrap();
+    let url = format!("http://{addr}/");
     let (stop, gate) = (CancellationToken::new(), CancellationToken::new());
     let (waiting, at_gate) = tokio::sync::mpsc::unbounded_channel();
     let (opened, mut at_gate) = (gate.clone(), at_gate);

@@ -56,12 +56,14 @@ async fn who_may_call_what() {
         let response = call(request).await;
         assert_eq!(response.status().as_u16(), status, "{authorization:?} calls {name:?}");
         if status == 200 {
+            read(response).await;
             continue;
         }
         let (head, problem) = problem(response).await;
         assert_eq!(problem.invocation_state, Some(InvocationState::NotStarted));
         assert_eq!(!head.get("www-authenticate").is_empty(), status == 401);
     }
+    until(|| cluster.in_flight() == 0).await;
     assert_eq!(alpha.seen().len(), 1, "only the permitted call reached the function");
     assert_eq!(cluster.usage().0, 1);
     let mut metrics = String::new();

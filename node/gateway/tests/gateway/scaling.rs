@@ -82,7 +82,7 @@ async fn a_new_instance_anywhere_serves_those_who_wait() {
 
 #[tokio::test]
 async fn a_token_nobody_uses_returns_its_slot() {
-    let cluster = Cluster::with(1, Config { token_ttl_ms: 300, ..Config::default() }).await;
+    let cluster = Cluster::with(1, Config { token_ttl_ms: 3_000, ..Config::default() }).await;
     let alpha = Function::start().await;
     cluster.deploy("alpha", |_| ());
     cluster.run(0, "alpha", alpha.addr);
