@@ -29,8 +29,7 @@ fn network(nodes: u64) -> Option<Network> {
 /// A socket where a node lives.
 fn socket(network: &Network, station: u64) -> UdpSocket {
     let bind = || UdpSocket::bind((network.address(station), 0)).unwrap();
-    let socket = if station == CLIENTS { bind() } else { network.inside(station, bind).unwrap() };
-    socket
+    if station == CLIENTS { bind() } else { network.inside(station, bind).unwrap() }
 }
 
 /// Sends one packet that must arrive and answers how long it took.
