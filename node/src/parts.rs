@@ -167,6 +167,11 @@ impl Parts {
         }
     }
 
+    /// The invocation path of this node.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
     /// Takes the usage of invocations that ended here.
     pub fn meter(&self) -> &impl muster_gateway::Meter {
         &self.meter

@@ -26,6 +26,8 @@ struct Host {
     node: u64,
     dice: Dice,
     running: BTreeMap<InstanceId, Running>,
+    /// Those that hold a slot of one of them, by what runs.
+    serving: BTreeMap<InstanceId, u32>,
     /// What was told to stop, with its generation: to launch it again would be a mistake.
     stopped: BTreeSet<(InstanceId, Generation)>,
     launched: BTreeSet<InstanceId>,
@@ -41,6 +43,7 @@ impl Containers {
             node,
             dice: Dice::new(seed, 1_000 + node),
             running: BTreeMap::new(),
+            serving: BTreeMap::new(),
             stopped: BTreeSet::new(),
             launched: BTreeSet::new(),
             failing_percent: 0,
@@ -84,6 +87,19 @@ impl Containers {
         self.lock().alive().collect()
     }
 
+    /// A request is at work in one of them until what is returned is dropped, as it is when the node dies.
+    pub fn serve(&self, id: InstanceId) -> Serving {
+        let mut host = self.lock();
+        let requests = host.serving.entry(id).or_default();
+        *requests += 1;
+        if *requests > CONCURRENCY {
+            let (node, requests) = (host.node, host.serving[&id]);
+            host.violation = Some(format!("{requests} requests at a time in {id} on node {node}"));
+        }
+        host.check_awake(id);
+        Serving { containers: self.clone(), id }
+    }
+
     /// Everything that was ever launched here.
     pub fn launched(&self) -> BTreeSet<InstanceId> {
         self.lock().launched.clone()
@@ -97,6 +113,16 @@ impl Containers {
     pub fn connection(&self) -> Box<dyn Engines> {
         self.lock().changes = Arc::default();
         Box::new(Connection(self.clone()))
+    }
+
+    fn set_paused(&self, id: InstanceId, paused: bool) {
+        let mut host = self.lock();
+        if let Some(running) = host.running.get_mut(&id) {
+            running.paused = paused;
+        }
+        if paused && host.serving.get(&id).is_some_and(|requests| *requests > 0) {
+            host.check_awake(id);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Host> {
@@ -119,7 +145,31 @@ impl Containers {
     }
 }
 
+/// A request at work.
+#[derive(Debug)]
+pub struct Serving {
+    containers: Containers,
+    id: InstanceId,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut host = self.containers.lock();
+        host.check_awake(self.id);
+        if let Some(requests) = host.serving.get_mut(&self.id) {
+            *requests -= 1;
+        }
+    }
+}
+
 impl Host {
+    /// What is at work does not stand still.
+    fn check_awake(&mut self, id: InstanceId) {
+        if self.running.get(&id).is_some_and(|running| running.paused) {
+            self.violation = Some(format!("{id} on node {} stands still with a request", self.node));
+        }
+    }
+
     fn alive(&self) -> impl Iterator<Item = InstanceId> {
         let alive = self.running.iter().filter(|(_, running)| !matches!(running.state, RunState::Exited(_)));
         alive.map(|(id, _)| *id)
@@ -154,6 +204,8 @@ impl Host {
     }
 }
 
+/// Requests that an instance serves at a time, as [`crate::workload`] deploys them.
+pub const CONCURRENCY: u32 = 1;
 /// Nobody connects to it: invocations are not simulated beyond their slots.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 80);
 
@@ -212,12 +264,17 @@ impl Engine for Containers {
         Ok(())
     }
 
-    async fn pause(&self, _instance: InstanceId) -> Result<(), EngineError> {
-        Ok(())
+    async fn pause(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.delay("pause a container", |host| host.dice.below(10)).await?;
+        self.set_paused(instance, true);
+        // Done, and the answer may be lost.
+        self.delay("pause a container", |host| host.dice.below(5)).await
     }
 
-    async fn resume(&self, _instance: InstanceId) -> Result<(), EngineError> {
-        Ok(())
+    async fn resume(&self, instance: InstanceId) -> Result<(), EngineError> {
+        self.delay("unpause a container", |host| host.dice.below(10)).await?;
+        self.set_paused(instance, false);
+        self.delay("unpause a container", |host| host.dice.below(5)).await
     }
 
     fn changes(&self) -> Arc<Notify> {

@@ -54,6 +54,8 @@ pub struct Settings {
     pub nodes: u64,
     pub snapshot_after_entries: u64,
     pub keep_entries: u64,
+    /// See `agent.pause_idle_after_ms`.
+    pub pause_idle_after_ms: u64,
 }
 
 #[derive(Debug)]
@@ -273,7 +275,7 @@ async fn answer(parts: Parts, network: Network, request: Request) {
 }
 
 fn config(id: u64, settings: Settings) -> Config {
-    let Settings { snapshot_after_entries, keep_entries, .. } = settings;
+    let Settings { snapshot_after_entries, keep_entries, pause_idle_after_ms, .. } = settings;
     let peer = address(id);
     let text = format!(
         r#"
@@ -293,6 +295,7 @@ fn config(id: u64, settings: Settings) -> Config {
         keep_entries = {keep_entries}
         [agent]
         drain_grace_ms = 2000
+        pause_idle_after_ms = {pause_idle_after_ms}
         "#
     );
     toml::from_str(&text).expect("the configuration of a simulated node")

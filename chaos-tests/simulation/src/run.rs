@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::panic;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use muster_chaos::chaos::dice::Dice;
 use muster_consensus::Member;
@@ -14,6 +16,8 @@ use muster_core::instances::Phase;
 use muster_core::members::{self, Addresses};
 use muster_core::version::{Range, SUPPORTED, Version};
 
+use tokio::time::sleep;
+
 use crate::admin::root_key;
 use crate::checks::{self, Checks};
 use crate::faults::{Faults, keeps_time};
@@ -21,7 +25,7 @@ use crate::host::{Host, Settings};
 use crate::network::{Network, address};
 use crate::system;
 use crate::trace::Trace;
-use crate::workload::{Figures, History, Workload, prove_alive};
+use crate::workload::{FUNCTIONS, Figures, History, Workload, call, prove_alive};
 
 /// A cluster that is started whole is one within this time.
 const BOOT_LIMIT_MS: u64 = 20_000;
@@ -29,6 +33,8 @@ const BOOT_LIMIT_MS: u64 = 20_000;
 const ALIVE_LIMIT_MS: u64 = 20_000;
 /// And this much later what runs is what should: the longest pause after failed launches is 60 s.
 const CONVERGED_LIMIT_MS: u64 = 150_000;
+/// Before a request that was refused is made again.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// For what the last entries leave on the disks.
 const QUIET_MS: u64 = 3_000;
 
@@ -83,6 +89,7 @@ fn run_here(seed: u64, seconds: u64, lying_disks: bool) -> Outcome {
         nodes: *dice.pick(&[3, 3, 5]),
         snapshot_after_entries: *dice.pick(&[30, 100, 400, 20_000]),
         keep_entries: *dice.pick(&[5, 50]),
+        pause_idle_after_ms: *dice.pick(&[0, 20, 500]),
     };
     let joiners = *dice.pick(&[0, 1, 2]);
     let trace = Trace::new();
@@ -195,7 +202,7 @@ impl World {
     /// Begins the cluster as its first node does, and gives it accounts and functions.
     fn boot(&mut self) -> Result<(), String> {
         for host in &mut self.hosts {
-            host.disk.set_barrier(std::time::Duration::from_millis(1));
+            host.disk.set_barrier(Duration::from_millis(1));
             host.start(0);
         }
         self.until(BOOT_LIMIT_MS, "the nodes start", |world| {
@@ -247,20 +254,19 @@ impl World {
             world.hosts.iter().all(|host| host.parts().is_some())
         })?;
         self.enroll(0);
-        let done = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let done = Arc::new(AtomicUsize::new(0));
         for host in &self.hosts {
             let parts = host.parts().cloned().expect("it was waited for");
             let (history, trace) = (self.history.clone(), self.trace.clone());
             let (name, done) = (format!("alive{}", host.id), done.clone());
             host.spawn(async move {
                 prove_alive(parts, history, trace, name).await;
-                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                done.fetch_add(1, Relaxed);
             });
         }
         let left = (begun + ALIVE_LIMIT_MS).saturating_sub(self.now_ms);
-        self.until(left, "each node writes and reads", |world| {
-            done.load(std::sync::atomic::Ordering::Relaxed) == world.hosts.len()
-        })?;
+        self.until(left, "each node writes and reads", |world| done.load(Relaxed) == world.hosts.len())?;
+        self.prove_service()?;
         self.until(CONVERGED_LIMIT_MS, "what runs is what should run", World::has_converged)?;
         self.until(ALIVE_LIMIT_MS, "all are at the newest version", |world| {
             let version = |host: &Host| host.parts().map(|parts| parts.consensus.version());
@@ -272,6 +278,29 @@ impl World {
         }
         self.until(CONVERGED_LIMIT_MS, "all nodes are equally far", World::is_even)?;
         self.judge_end()
+    }
+
+    /// Where a function is asked for at every node, somebody is served: the leader hears of it and has it launched.
+    /// Not everybody, since no node gets slots of another here.
+    fn prove_service(&mut self) -> Result<(), String> {
+        let served: Arc<[AtomicBool]> = (0..FUNCTIONS).map(|_| AtomicBool::new(false)).collect();
+        for (host, function) in self.hosts.iter().flat_map(|host| (0..FUNCTIONS).map(move |f| (host, f))) {
+            let parts = host.parts().cloned().ok_or("a node is not there")?;
+            let (containers, history) = (host.containers.clone(), self.history.clone());
+            let (served, at) = (Arc::clone(&served), usize::try_from(function).expect("few functions"));
+            host.spawn(async move {
+                while !served[at].load(Relaxed) {
+                    if call(parts.clone(), containers.clone(), history.clone(), function, 5).await {
+                        served[at].store(true, Relaxed);
+                    }
+                    // A refusal takes no time.
+                    sleep(ASK_PAUSE).await;
+                }
+            });
+        }
+        self.until(CONVERGED_LIMIT_MS, "each function serves somebody who asks for it", |_| {
+            served.iter().all(|served| served.load(Relaxed))
+        })
     }
 
     fn judge_end(&mut self) -> Result<(), String> {

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use http::Request;
+use http::header::AUTHORIZATION;
 use muster_chaos::chaos::dice::Dice;
 use muster_core::accounts::{self, KeyHash, Role};
 use muster_core::functions::{self, KeepAlive, Payer, ScalingPolicy, Source, Spec, UsageDurability};
@@ -12,8 +15,10 @@ use muster_core::units::Millis;
 use muster_core::{Answer, ClusterState, Command, Reply};
 use muster_gateway::Meter;
 use muster_node::parts::Parts;
+use tokio::time::sleep;
 
 use crate::admin::{self, RULED, Rights};
+use crate::containers::{CONCURRENCY, Containers};
 use crate::host::Host;
 use crate::trace::Trace;
 
@@ -55,6 +60,9 @@ pub struct Figures {
     pub reads: u64,
     pub usage: u64,
     pub withdrawn: u64,
+    /// Invocations that got a slot, and that got none.
+    pub served: u64,
+    pub unserved: u64,
     /// Requests of admins who were none any more.
     in_vain: u64,
 }
@@ -221,8 +229,15 @@ impl Workload {
         self.history.lock().figures.begun += 1;
         let (history, trace) = (self.history.clone(), self.trace.clone());
         let function = self.dice.below(FUNCTIONS);
-        match self.dice.below(14) {
-            10.. => admin::step(host, parts, &history, &mut self.dice, number),
+        match self.dice.below(18) {
+            14.. => {
+                let containers = host.containers.clone();
+                let work_ms = *self.dice.pick(&[1, 20, 200, 3_000]);
+                host.spawn(async move {
+                    call(parts, containers, history, function, work_ms).await;
+                });
+            }
+            10..14 => admin::step(host, parts, &history, &mut self.dice, number),
             0 | 1 => {
                 let name = format!("a{number}");
                 history.lock().accounts.insert(name.clone(), false);
@@ -344,6 +359,39 @@ async fn read(parts: Parts, history: History, trace: Trace) {
     promises.figures.reads += 1;
 }
 
+/// An invocation through this node, as far as it can be served here: admitted, queued, given a slot that is held for
+/// a while, and counted. Answers whether it was.
+pub async fn call(
+    parts: Parts,
+    containers: Containers,
+    history: History,
+    function: u64,
+    work_ms: u64,
+) -> bool {
+    let (_, key, _) = admin::root_key();
+    let request =
+        Request::post(format!("/function/f{function}")).header(AUTHORIZATION, format!("Bearer {key}"));
+    let (head, ()) = request.body(()).expect("a valid head").into_parts();
+    let Ok(reservation) = parts.gateway().reserve(&head).await else {
+        history.lock().figures.unserved += 1;
+        return false;
+    };
+    // Dropped with the node's process: then it counts in any case.
+    history.lock().recorded += 1;
+    let serving = containers.serve(reservation.instance());
+    sleep(Duration::from_millis(work_ms)).await;
+    drop(serving);
+    let recorded = reservation.end();
+    let mut durable = true;
+    if let Some(recorded) = recorded {
+        durable = recorded.await.is_ok();
+        let mut promises = history.lock();
+        promises.acknowledged += u64::from(durable);
+    }
+    history.lock().figures.served += 1;
+    durable
+}
+
 /// Leaves the usage that an invocation on this node leaves.
 async fn invoke(parts: Parts, history: History, function: u64, busy_ms: u64, durability: UsageDurability) {
     let state = parts.consensus.state();
@@ -379,7 +427,7 @@ fn put(name: &str, function: u64, change: u64, min: u64) -> Command {
         readiness_path: None,
         memory_mb: 64,
         cpu_millis: 100,
-        concurrency: 1,
+        concurrency: CONCURRENCY,
         timeout: Millis::from_secs(10),
         startup_timeout: Millis::from_secs(10),
         scaling: ScalingPolicy {

@@ -44,8 +44,8 @@ impl Resumed {
         Some(Resumed { term: vote.leader_id.term, last: last?.index })
     }
 
-    /// What a read must wait for in `term`. A metric's term, which may lag: the last entry was this
-    /// leader's own, so waiting for it without need is only slow.
+    /// What a read must wait for that a quorum confirms in `term` or a later one. A metric's term, which may
+    /// lag: the last entry was this leader's own, so waiting for it without need is only slow.
     fn read_index(self, term: u64, index: u64) -> u64 {
         if term <= self.term && !mutant!("resumed-leader-reads-back") { index.max(self.last) } else { index }
     }
@@ -206,10 +206,11 @@ impl Server {
 
     /// The index for a read of `reader`, and with it a permission lease from when the reader asked.
     pub(crate) async fn read_index(&self, reader: NodeId) -> ReadIndex {
+        // Before it asks: a higher term that is heard of meanwhile is not the one that the quorum confirms.
+        let term = self.raft.metrics().borrow().current_term;
         match self.raft.get_read_log_id().await {
             Ok((at, _)) => {
                 let index = at.map_or(0, |id| id.index);
-                let term = self.raft.metrics().borrow().current_term;
                 let index = self.resumed.map_or(index, |resumed| resumed.read_index(term, index));
                 if !self.may_lease(reader) {
                     return ReadIndex::Unleased(index);

@@ -23,9 +23,9 @@ use crate::answer::{Answer, Observer};
 use crate::body::Body;
 use crate::demand::{raise, remote_hosts};
 use crate::failure::{Failure, Kind};
-use crate::pool::Pool;
+use crate::pool::{Pool, SlotGuard};
 use crate::request_body::{Fault, RequestBody, Source, linger};
-use crate::run::{Attempt, Message, run};
+use crate::run::{Attempt, Message, SUSPECT_FOR, run};
 use crate::server::Cut;
 use crate::slots::{Slot, Token};
 use crate::tally::Bill;
@@ -108,22 +108,7 @@ async fn invoke(
     remote: SocketAddr,
     arrived: Instant,
 ) -> Result<Response<Answer>, Failure> {
-    if check_lease(gateway).is_err() {
-        gateway.control.refresh().await;
-        check_lease(gateway)?;
-    }
-    let body_max_bytes = gateway.config.body_max_bytes;
-    let state =
-        || mutant!("permissions-kept", kept by head.headers.get(AUTHORIZATION) => gateway.control.state());
-    let admitted = match admit(&state(), &head, body_max_bytes) {
-        // The key, function or grant may have been made through another node a moment ago.
-        Err(refusal) if refusal.kind.may_be_stale() && head.headers.contains_key(AUTHORIZATION) => {
-            gateway.control.refresh().await;
-            admit(&gateway.control.state(), &head, body_max_bytes)?
-        }
-        decided => decided?,
-    };
-    let Admitted { key, account, function, spec, target } = admitted;
+    let Admitted { key, account, function, spec, target } = admitted(gateway, &head).await?;
     let deadline = arrived + spec.timeout.to_duration();
     let payload = receive(gateway, rest, deadline).await?;
     let call = Call {
@@ -142,6 +127,56 @@ async fn invoke(
         cut: head.extensions.get::<Cut>().cloned(),
     };
     call.serve().await
+}
+
+async fn admitted(gateway: &Gateway, head: &Parts) -> Result<Admitted, Failure> {
+    if check_lease(gateway).is_err() {
+        gateway.control.refresh().await;
+        check_lease(gateway)?;
+    }
+    let body_max_bytes = gateway.config.body_max_bytes;
+    let state =
+        || mutant!("permissions-kept", kept by head.headers.get(AUTHORIZATION) => gateway.control.state());
+    match admit(&state(), head, body_max_bytes) {
+        // The key, function or grant may have been made through another node a moment ago.
+        Err(refusal) if refusal.kind.may_be_stale() && head.headers.contains_key(AUTHORIZATION) => {
+            gateway.control.refresh().await;
+            admit(&gateway.control.state(), head, body_max_bytes)
+        }
+        decided => decided,
+    }
+}
+
+/// A slot on this node for the invocation with this head, and who is charged for it.
+pub(crate) async fn reserve(gateway: &Arc<Gateway>, head: &Parts) -> Result<(SlotGuard, Bill), Failure> {
+    let arrived = Instant::now();
+    let Admitted { key, account, function, spec, target } = admitted(gateway, head).await?;
+    let call = Call {
+        gateway,
+        invocation: "reserved",
+        pool: gateway.host.pool(&function),
+        key,
+        account,
+        function,
+        deadline: arrived + spec.timeout.to_duration(),
+        spec,
+        method: Method::POST,
+        target,
+        headers: HeaderMap::new(),
+        payload: Payload::Whole(Bytes::new()),
+        cut: None,
+    };
+    let mut waiting_since = None;
+    loop {
+        let Way::Slot(Slot::Local(slot)) = call.find_slot(&mut waiting_since, &mut false).await? else {
+            let detail = "the slot is on another node";
+            return Err(Failure::not_started(Kind::NoCapacity, detail));
+        };
+        if slot.instance.wake(&gateway.host).await.is_ok() {
+            return Ok((slot, call.bill(false)));
+        }
+        slot.suspect(SUSPECT_FOR);
+    }
 }
 
 /// Without a lease nobody is admitted.
@@ -327,12 +362,7 @@ impl Call<'_> {
     ) -> Result<Response<Answer>, Failure> {
         let attempt = Attempt {
             invocation: self.invocation.to_owned(),
-            bill: Bill {
-                account: self.account.clone(),
-                function: self.function.clone(),
-                durability: self.spec.usage_durability,
-                may_retry,
-            },
+            bill: self.bill(may_retry),
             waiting_since,
             deadline: self.deadline,
             cut: self.cut.clone(),
@@ -352,6 +382,15 @@ impl Call<'_> {
             Way::Guess(node) => (node, None),
         };
         self.gateway.peers.invoke(node, token, attempt, message, &self.gateway.metrics).await
+    }
+
+    fn bill(&self, may_retry: bool) -> Bill {
+        Bill {
+            account: self.account.clone(),
+            function: self.function.clone(),
+            durability: self.spec.usage_durability,
+            may_retry,
+        }
     }
 
     fn body(&self) -> Option<RequestBody> {

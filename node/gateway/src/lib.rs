@@ -16,6 +16,7 @@
 //! * `rest`: instances that serve nobody for a while are paused until somebody asks.
 //! * `rounds`: upon each change of the state, which waiting requests can no longer be served.
 //! * `calls`: messages of the rest of the node to other nodes, over the same kind of connections.
+//! * `reserve`: an invocation's way without one, for simulations.
 //! * `connections`, `headers`, `request_body`, `server`, `metrics`, `config`: the tools.
 //!
 //! **Invariant.** A slot is a value. Whoever holds it may send one request to its instance; when it
@@ -40,6 +41,7 @@ mod peer;
 mod peers;
 mod pool;
 mod request_body;
+mod reserve;
 mod rest;
 mod rounds;
 mod run;
@@ -67,6 +69,7 @@ pub use metrics::Metrics;
 pub use outside::{BoxFuture, ControlPlane, Meter, MeterError, Pausing};
 pub use peers::{PeerError, PeerStream};
 pub use request_body::{Lingering, lingering};
+pub use reserve::{Refused, Reservation};
 pub use server::{Caller, Door, Limits, serve};
 
 /// Accounts named in a queue's report: as many as a launch's cause can hold.

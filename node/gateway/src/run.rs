@@ -23,7 +23,7 @@ use crate::tally::{Bill, RequestBytes, Tally};
 
 /// How long an instance that refuses connections is left alone; also one that broke off, where the
 /// request is to be tried again elsewhere.
-const SUSPECT_FOR: Duration = Duration::from_millis(100);
+pub(crate) const SUSPECT_FOR: Duration = Duration::from_millis(100);
 
 /// What an attempt is about, wherever it runs.
 pub(crate) struct Attempt {
