@@ -218,7 +218,7 @@ fn a_power_cut_while_a_snapshot_arrives_leaves_the_old_one_and_what_has_arrived(
 }
 
 /// Far above what of an arriving snapshot is in memory alone.
-const SLICE_MAX: usize = 600_000;
+const SLICE_MAX: usize = 200_000;
 
 fn records(memory: &Memory, kind: Kind) -> usize {
     memory.records(&[kind as u8]).len()
