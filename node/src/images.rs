@@ -60,10 +60,11 @@ impl Images {
     pub(crate) async fn obtain(&self, image: &str) -> Result<(), String> {
         let Some(engine) = self.engine.get() else { return Err("this node pulls no images".into()) };
         let mut pull = match self.pulls().entry(image.to_owned()) {
-            Entry::Occupied(under_way) => under_way.get().clone(),
-            Entry::Vacant(place) => {
+            // One whose task is gone without a word must not stand in the way of the next.
+            Entry::Occupied(under_way) if under_way.get().has_changed().is_ok() => under_way.get().clone(),
+            place => {
                 let (told, pull) = watch::channel(Pull::default());
-                place.insert(pull.clone());
+                place.insert_entry(pull.clone());
                 tokio::spawn(self.clone().pull(Arc::clone(engine), image.to_owned(), told));
                 pull
             }

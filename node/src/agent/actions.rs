@@ -50,10 +50,19 @@ pub(super) async fn run(
             start(&tools, id, &instance, None, call_off).await
         }
         (AgentAction::Adopt { instance: id }, Some(instance)) => {
-            let running = listed.and_then(|(_, running)| match running.state {
-                RunState::Running { addr } => Some(addr),
+            let running = listed.and_then(|(kind, running)| match running.state {
+                RunState::Running { addr } => Some((kind, running.paused, addr)),
                 _ => None,
             });
+            // An earlier life of this node may have paused it.
+            if let Some((kind, true, _)) = running
+                && let Some(engine) = engine(&tools, kind)
+                && let Err(error) = engine.resume(id).await
+            {
+                // Whether it goes on, readiness tells.
+                tracing::warn!(instance = %id, "a paused instance was not seen to go on: {}", error.reason());
+            }
+            let running = running.map(|(_, _, addr)| addr);
             start(&tools, id, &instance, running, call_off).await
         }
         (AgentAction::Drain { instance: id }, Some(instance)) => drain(&tools, id, &instance).await,
@@ -99,10 +108,6 @@ async fn start(
         };
         let path = spec.as_ref().and_then(|spec| spec.readiness_path.clone());
         let engine = engine(tools, instance.engine).ok_or("this host lacks its engine")?;
-        // An earlier life of this node may have paused it.
-        if running.is_some() {
-            engine.resume(id).await.map_err(|error| error.reason())?;
-        }
         engine
             .wait_ready(addr, path.as_deref(), deadline)
             .await
