@@ -126,9 +126,27 @@ pub const MUTANTS: &[Mutant] = &[
         catchers: &["linearizability", "recency"],
     },
     Mutant {
-        name: "resumed-leader-reads-back",
-        wrong: "a leader that resumes its term reads at an index older than what it acknowledged",
-        proof: tests("muster-consensus", "a_leader_that_restarts_reads_no_further_back"),
+        name: "leads-on-after-restart",
+        wrong: "a leader that restarts goes on in its term, whose entries a power cut may have taken",
+        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        catchers: &[],
+    },
+    Mutant {
+        name: "appends-answered-before-sync",
+        wrong: "a follower says that it has entries which it has not synced",
+        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        catchers: &[],
+    },
+    Mutant {
+        name: "applied-before-sync",
+        wrong: "a leader acknowledges a write that its own disk may still lose",
+        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        catchers: &[],
+    },
+    Mutant {
+        name: "commit-told-before-sync",
+        wrong: "a leader tells followers to apply what its own disk may still lose",
+        proof: Proof::Simulation { seconds: 10, seeds: 40 },
         catchers: &[],
     },
     Mutant {

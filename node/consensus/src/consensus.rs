@@ -11,7 +11,6 @@ use muster_core::version::{Support, Unsupported};
 use muster_core::{Answer, ClusterState, Command};
 use muster_storage::Store;
 use openraft::error::{InitializeError, RaftError};
-use openraft::storage::RaftLogStorage;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -22,11 +21,11 @@ use crate::handover::{HandOverError, Yielding};
 use crate::identities::{Identities, Identity};
 use crate::leases::{Grants, Holder, margin};
 use crate::machine::{Machine, Published};
-use crate::network::Peers;
+use crate::network::{Network, Peers};
 use crate::proposer::{Gate, Proposer, Worker};
 use crate::reads::Reads;
 use crate::receiving::Receiver;
-use crate::rpc::{self, Resumed, Server};
+use crate::rpc::{self, Server};
 use crate::standing;
 use crate::transport::Transport;
 use crate::types::{Member, Raft, TypeConfig};
@@ -97,16 +96,17 @@ impl Consensus {
         let peers = Peers::new(transport, identities.clone());
         let clock = ClusterClock::new(Arc::clone(&published));
         let raft_config = config.for_openraft().map_err(StartError::Config)?;
-        let mut log = store.log::<TypeConfig>().map_err(StartError::Log)?;
-        let vote = log.read_vote().await.map_err(StartError::Storage)?;
-        let last = log.get_log_state().await.map_err(StartError::Storage)?.last_log_id;
-        let resumed = Resumed::new(node, vote, last);
+        let log = store.log::<TypeConfig>().map_err(StartError::Log)?.running_ahead(&node);
+        let durable = log.durable();
+        let machine = machine.behind(durable.clone());
+        let patience = Duration::from_millis(config.election_max_ms);
+        let network = Network { peers: peers.clone(), durable: durable.clone(), patience };
         // Too new a snapshot before anything is done; too old a one only once the log behind it is read again.
         if let Err(unsupported @ Unsupported::TooNew { .. }) = versions.check(&published.load().state) {
             return Err(unsupported.into());
         }
         let (readable, behind) = (log.clone(), published.load().applied.map_or(0, |id| id.index + 1));
-        let raft = match Raft::new(node, raft_config, peers.clone(), log, machine).await {
+        let raft = match Raft::new(node, raft_config, network, log, machine).await {
             Ok(raft) => raft,
             Err(fatal) => {
                 let ended = *versions.ended().borrow();
@@ -140,7 +140,7 @@ impl Consensus {
             arrivals: store.snapshots().arrivals(),
             receiver: Receiver::new(store.snapshots()),
             identities,
-            resumed,
+            durable,
             grants: Grants::new(lease),
             clock: clock.clone(),
             applied: changes.clone(),

@@ -68,6 +68,8 @@ pub enum RpcError {
          If its cluster was made anew, it must be given an empty directory"
     )]
     OtherCluster { node: NodeId, own: ClusterId, theirs: ClusterId },
+    #[error("the log takes nothing any more")]
+    Log(#[source] muster_storage::StoreError),
     #[error("cannot decode the peer's request")]
     Decode(#[source] muster_storage::codec::CodecError),
     #[error("cannot encode the answer")]

@@ -27,6 +27,8 @@ use crate::membership::LAG_MAX;
 use crate::rpc::Server;
 use crate::types::{SnapshotMeta, Vote};
 
+/// How long any voter may take to be heard from.
+const FIT_LIMIT: Duration = Duration::from_millis(300);
 /// How long the successor may take for what it lacks. Meanwhile writes wait.
 const CATCH_UP_LIMIT: Duration = Duration::from_millis(1_000);
 /// How long a voter may take to answer; one that does not will vote by its timer.
@@ -109,15 +111,17 @@ impl Server {
     /// Gives the leadership to `to`, or to whoever is fit for it; answers who leads then.
     pub(crate) async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
         let own = self.identities.own().node;
-        let view = self.view(self.last_index().saturating_sub(LAG_MAX)).ok_or(HandOverError::NotLeader)?;
+        let view = self.view(0).ok_or(HandOverError::NotLeader)?;
         if to == Some(own) {
             return Ok(own);
         }
-        let fit = || membership::successor(&self.published.load().state, &view);
         let successor = match to {
             Some(to) if !view.voters.contains(&to) => return Err(HandOverError::NoVoter(to)),
             Some(to) => to,
-            None => fit().ok_or(HandOverError::NoSuccessor)?,
+            None => {
+                let fit = timeout(FIT_LIMIT, self.until_one_is_fit());
+                fit.await.map_err(|_elapsed| HandOverError::NoSuccessor)??
+            }
         };
         let _until_it_is_done = self.yielding.set().ok_or(HandOverError::UnderWay)?;
         let term = timeout(CATCH_UP_LIMIT, self.until_it_has_all(successor));
@@ -129,6 +133,23 @@ impl Server {
         timeout(ELECTION_LIMIT, self.until_another_leads())
             .await
             .map_err(|_elapsed| HandOverError::NotElected(successor))?
+    }
+
+    /// Waits for the fittest voter: a leader that was elected a moment ago has not heard from any.
+    async fn until_one_is_fit(&self) -> Result<NodeId, HandOverError> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            metrics.borrow_and_update();
+            let near = self.last_index().saturating_sub(LAG_MAX);
+            let view = self.view(near).ok_or(HandOverError::NotLeader)?;
+            if let Some(fit) = membership::successor(&self.published.load().state, &view) {
+                return Ok(fit);
+            }
+            if view.voters.len() == 1 {
+                return Err(HandOverError::NoSuccessor);
+            }
+            metrics.changed().await.map_err(|_closed| HandOverError::Stopping)?;
+        }
     }
 
     /// Waits until everything in the log is applied here and is on the successor, too; answers the term.

@@ -14,7 +14,7 @@
 //! * `snapshots` keeps the last state in the store, in the encoding of `contents`; `sending` and
 //!   `receiving` bring it to a peer that lags too far.
 //! * `network` calls peers, `rpc` answers them; both speak bincode behind a format byte. `transport`
-//!   carries the calls.
+//!   carries the calls. `own_copy` lets a leader send what its own disk has not taken in yet.
 //!
 //! **Invariant.** Nothing here acts on "I think I am leader": a stale leader can only fail to commit.
 
@@ -35,6 +35,7 @@ mod machine;
 mod membership;
 mod messages;
 mod network;
+mod own_copy;
 mod proposer;
 mod reads;
 mod receiving;

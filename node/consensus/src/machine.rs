@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::version::Unsupported;
 use muster_core::{Answer, Applied, ClusterState, Command, Entry, ProposalId, mutant};
-use muster_storage::SnapshotStore;
+use muster_storage::{Durable, SnapshotStore};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, Snapshot, StorageIOError};
 use tokio::sync::{oneshot, watch};
@@ -107,6 +107,8 @@ pub struct Machine {
     changes: watch::Sender<u64>,
     pending: Arc<Pending>,
     versions: Versions,
+    /// Of the log that what is applied comes from, if that runs ahead.
+    durable: Option<Durable<TypeConfig>>,
 }
 
 impl Machine {
@@ -130,11 +132,18 @@ impl Machine {
             changes: watch::Sender::new(0),
             pending: Arc::default(),
             versions,
+            durable: None,
         };
         if let Some((meta, contents)) = machine.snapshots.load_state().await? {
             machine.adopt(&meta, contents);
         }
         Ok(machine)
+    }
+
+    /// Has it show nothing of a log that is not durable.
+    pub(crate) fn behind(mut self, durable: Durable<TypeConfig>) -> Self {
+        self.durable = Some(durable);
+        self
     }
 
     pub(crate) fn published(&self) -> Arc<ArcSwap<Published>> {
@@ -232,6 +241,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
             {
                 mine.push((entry.proposal, answers));
             }
+        }
+        if let (Some(durable), Some(applied)) = (&self.durable, self.applied)
+            && !mutant!("applied-before-sync")
+        {
+            let waited = durable.up_to(applied.index).await;
+            waited.map_err(|e| StorageIOError::apply(applied, openraft::AnyError::new(&e)))?;
         }
         if mutant!("answer-before-publish") {
             self.answer(&mut mine);

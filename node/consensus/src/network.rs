@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_core::ids::NodeId;
 use muster_core::version::Support;
+use muster_storage::Durable;
 use openraft::Snapshot;
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
@@ -22,6 +23,7 @@ use crate::handover::{HandOverError, Resignation};
 use crate::identities::Identities;
 use crate::leases::Holder;
 use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
+use crate::own_copy::OwnCopy;
 use crate::sending;
 use crate::snapshots::{SnapshotData, read_error};
 use crate::standing::{STANDING, Standing};
@@ -144,11 +146,21 @@ impl Peers {
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Peers {
+/// Makes the peers that openraft calls.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) peers: Peers,
+    pub(crate) durable: Durable<TypeConfig>,
+    /// A leader whose disk takes nothing for this long falls silent.
+    pub(crate) patience: Duration,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Peer {
-        Peer { target, address: node.peer.clone(), peers: self.clone() }
+        let own_copy = OwnCopy::new(self.durable.clone(), self.patience);
+        Peer { target, address: node.peer.clone(), peers: self.peers.clone(), own_copy }
     }
 }
 
@@ -158,6 +170,7 @@ pub(crate) struct Peer {
     target: NodeId,
     address: String,
     peers: Peers,
+    own_copy: OwnCopy,
 }
 
 pub(crate) type RaftRpcError<E = openraft::error::Infallible> =
@@ -206,9 +219,11 @@ impl Peer {
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RaftRpcError> {
+        let committed = self.own_copy.committed(rpc.leader_commit, option.hard_ttl() / 2).await;
+        rpc.leader_commit = committed.map_err(|silence| RPCError::Network(NetworkError::new(&silence)))?;
         self.raft_call("append", &rpc, &option).await
     }
 

@@ -108,7 +108,7 @@ impl Journal {
         // The mark goes first: it keeps the numbers of removed records from being used again.
         let mark = codec::encode(MARK_FORMAT, &sequence)
             .map_err(|source| StoreError::Encode { what: "the journal's mark", source })?;
-        keys::put_lazily(&inner.writer, Kind::JournalRemoved, &mark)?;
+        keys::put_lazily(&inner.writer, Kind::JournalRemoved, &mark, 0)?;
         waiting.remove_through(sequence);
         inner
             .writer

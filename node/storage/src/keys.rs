@@ -211,10 +211,10 @@ pub(crate) fn last_id(db: &Database, dir: &Path, kind: Kind) -> Result<Option<u6
 }
 
 /// Stores the only record of a kind with the next round; see [`Writer::put_lazily`].
-pub(crate) fn put_lazily(writer: &Writer, kind: Kind, record: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn put_lazily(writer: &Writer, kind: Kind, record: &[u8], after: u64) -> Result<(), StoreError> {
     let mut changes = put(kind, 0, record);
     match (changes.next(), changes.next()) {
-        (Some(Change::Put { key, value }), None) => writer.put_lazily(key, value),
+        (Some(Change::Put { key, value }), None) => writer.put_lazily(key, value, after),
         _ => unreachable!("a lazy record is a few integers, so it has one part"),
     }
 }

@@ -45,7 +45,7 @@ pub use error::StoreError;
 pub use identity::Identity;
 pub use journal::Journal;
 pub use keys::RECORD_MAX;
-pub use log::LogStore;
+pub use log::{Durable, LogStore};
 pub use memory::Memory;
 pub use snapshot::{Arrivals, Draft, Pace, Snapshot, SnapshotReader, SnapshotStore, Transfer};
 pub use store::{Options, Stats, Store};

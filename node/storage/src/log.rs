@@ -7,6 +7,7 @@
 //! Each entry's record names the checksum of the one before. So a log that was put together from what was
 //! written at different times, or that lacks something, is found to be corrupt when it is opened.
 
+mod ahead;
 mod cache;
 
 use std::fmt::{self, Debug};
@@ -21,10 +22,11 @@ use openraft::{StorageIOError, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::ahead::Durable;
 use self::cache::{Cache, Stored};
 use crate::codec;
 use crate::database::Database;
-use crate::durability::Change;
+use crate::durability::{Change, Done};
 use crate::error::StoreError;
 use crate::keys::{self, Key, Kind, RECORD_MAX};
 use crate::store::{Inner, Store};
@@ -61,6 +63,10 @@ struct State<C: RaftTypeConfig> {
     /// The checksum of the last entry's record; none if the log is empty.
     last_crc: Option<u32>,
     cache: Cache<Entry<C>>,
+    /// The number of the last write that appended or truncated.
+    written: u64,
+    /// Whether appends are called back before they are durable.
+    ahead: bool,
 }
 
 impl<C> LogStore<C>
@@ -81,12 +87,14 @@ where
         // What a crash kept from being removed.
         writer.remove_in_background(Key::first(Kind::Log, 0), Key::first(Kind::Log, first))?;
         let cache = Cache::new(CACHE_BYTES, CACHE_ENTRIES);
-        let state = Arc::new(Mutex::new(State { vote, committed, purged, last, last_crc, cache }));
+        let (written, ahead) = (0, false);
+        let state = State { vote, committed, purged, last, last_crc, cache, written, ahead };
+        let state = Arc::new(Mutex::new(state));
         Ok(LogStore { store, state })
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The checksum of an entry's record, if there is one.
@@ -197,7 +205,10 @@ where
         committed: Option<LogId<C::NodeId>>,
     ) -> Result<(), StorageError<C::NodeId>> {
         if let Some(id) = &committed {
-            self.put_mark(Kind::Committed, "the committed log id", id).map_err(StoreError::writing_logs)?;
+            // After its entry, which may not be durable yet: a mark never names what is not there.
+            let entry = self.lock().cache.write(id.index).unwrap_or(0);
+            self.put_mark(Kind::Committed, "the committed log id", id, entry)
+                .map_err(StoreError::writing_logs)?;
         }
         self.lock().committed = committed;
         Ok(())
@@ -231,14 +242,21 @@ where
         let room = writer.room(bytes).await.map_err(StoreError::writing_logs)?;
 
         let mut state = self.lock();
-        let done = Box::new(move || callback.log_io_completed(Ok(())));
+        let called_back = move || callback.log_io_completed(Ok(()));
+        let (at_once, done): (_, Done) =
+            if state.ahead { (Some(called_back), Box::new(|| ())) } else { (None, Box::new(called_back)) };
         let number = writer.submit(changes, Some(room), done).map_err(StoreError::writing_logs)?;
+        state.written = number;
         for (entry, bytes, crc) in fresh {
             state.last = Some(entry.log_id.clone());
             state.last_crc = Some(crc);
             state.cache.insert(entry.log_id.index, entry, Stored { bytes, crc, write: number });
         }
         state.cache.evict(writer.durable());
+        drop(state);
+        if let Some(call_back) = at_once {
+            call_back();
+        }
         Ok(())
     }
 
@@ -257,11 +275,9 @@ where
         };
         let remove = Change::Remove { from: Key::first(Kind::Log, log_id.index), to: Key::end(Kind::Log) };
         let mut state = self.lock();
-        self.store
-            .inner()
-            .writer
-            .submit(vec![remove], None, Box::new(|| ()))
-            .map_err(StoreError::writing_logs)?;
+        let writer = &self.store.inner().writer;
+        state.written =
+            writer.submit(vec![remove], None, Box::new(|| ())).map_err(StoreError::writing_logs)?;
         state.cache.truncate(log_id.index);
         state.last_crc = crc;
         state.last = previous.map(|entry| entry.log_id).or_else(|| state.purged.clone());
@@ -273,7 +289,7 @@ where
         arrivals.purgeable(log_id.index).await.map_err(StoreError::writing_logs)?;
         // The mark is stored before anything appended from now on, so no crash leaves a hole; the
         // entries go bit by bit.
-        self.put_mark(Kind::Purged, "the purged log id", &log_id).map_err(StoreError::writing_logs)?;
+        self.put_mark(Kind::Purged, "the purged log id", &log_id, 0).map_err(StoreError::writing_logs)?;
         let mut state = self.lock();
         state.cache.purge(log_id.index);
         if state.last.as_ref().is_none_or(|last| last.index <= log_id.index) {
@@ -289,8 +305,14 @@ where
 }
 
 impl<C: RaftTypeConfig> LogStore<C> {
-    fn put_mark<T: Serialize>(&self, kind: Kind, what: &'static str, mark: &T) -> Result<(), StoreError> {
-        keys::put_lazily(&self.store.inner().writer, kind, &encode(what, MARK_FORMAT, mark)?)
+    fn put_mark<T: Serialize>(
+        &self,
+        kind: Kind,
+        what: &'static str,
+        mark: &T,
+        after: u64,
+    ) -> Result<(), StoreError> {
+        keys::put_lazily(&self.store.inner().writer, kind, &encode(what, MARK_FORMAT, mark)?, after)
     }
 }
 
@@ -304,6 +326,10 @@ impl<C: RaftTypeConfig> Debug for LogStore<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogStore").field("store", &self.store).finish_non_exhaustive()
     }
+}
+
+fn lock<C: RaftTypeConfig>(state: &Mutex<State<C>>) -> MutexGuard<'_, State<C>> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encode<T: Serialize>(what: &'static str, format: u8, value: &T) -> Result<Vec<u8>, StoreError> {

@@ -145,8 +145,10 @@ async fn send_over(offers: bool, fates: &[Fate]) -> (Answer, usize, Option<Vec<u
     let network = Arc::new(Network { fates: fates.to_vec(), offers, host });
     let own = Identity { node: NodeId(1), store: StoreId(1), incarnation: Incarnation(1) };
     let identities = Identities::new(own, None, Arc::new(ArcSwap::from_pointee(Published::default())));
-    let mut peers = Peers::new(Arc::clone(&network) as Arc<dyn Transport>, identities);
-    let peer = peers.new_client(NodeId(2), &Member::default()).await;
+    let peers = Peers::new(Arc::clone(&network) as Arc<dyn Transport>, identities);
+    let durable = store.log().expect("a fresh log opens").durable();
+    let mut factory = crate::network::Network { peers, durable, patience: Duration::MAX };
+    let peer = factory.new_client(NodeId(2), &Member::default()).await;
     let meta = Meta { snapshot_id: "s".into(), ..Meta::default() };
     let option = RPCOption::new(Duration::from_secs(1));
     let answer = send(&peer, Vote::new(1, NodeId(1)), meta, reader, option).await;

@@ -9,7 +9,8 @@
 //! * **background**: snapshot chunks and removals. At most one bounded slice a round, so that none
 //!   of it holds up an append for long.
 //! * **lazy**: hints that are useful when they survive and harmless when not. They wait for a round
-//!   that someone else starts, and come before anything queued after them.
+//!   that someone else starts, and come before anything queued after them, unless they name a write that they
+//!   must come after.
 //!
 //! A write, flush or sync that fails is never retried: after a failed `fsync` Linux may drop the
 //! dirty pages and report success the next time. The process aborts; the log is what recovers it, and
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::database::Database;
 use crate::error::StoreError;
@@ -38,6 +39,7 @@ use crate::keys::Key;
 use crate::memory::Memory;
 use crate::witness::Witness;
 use batch::Pending;
+pub(crate) use queue::Reached;
 use queue::{Background, Shared, Write};
 use round::{run, run_as_task};
 
@@ -135,7 +137,7 @@ impl Writer {
             wake: Condvar::new(),
             wake_task: Notify::new(),
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
-            durable: AtomicU64::new(0),
+            reached: watch::Sender::default(),
             barriers: AtomicU64::new(0),
             barrier_micros: AtomicU64::new(0),
         });
@@ -219,15 +221,21 @@ impl Writer {
         self.submit_background(Background::Remove { from, to })
     }
 
-    /// Stores a value with the next round, whoever starts it.
-    pub(crate) fn put_lazily(&self, key: Key, value: Vec<u8>) -> Result<(), StoreError> {
-        self.shared.accepting()?.lazy.insert(key, value);
+    /// Stores a value with the next round, whoever starts it, that comes after the foreground write numbered
+    /// `after`.
+    pub(crate) fn put_lazily(&self, key: Key, value: Vec<u8>, after: u64) -> Result<(), StoreError> {
+        self.shared.accepting()?.lazy.insert(key, (after, value));
         Ok(())
     }
 
     /// The number of the last foreground write that is durable, and so can be read from the database.
     pub(crate) fn durable(&self) -> u64 {
-        self.shared.durable.load(Ordering::Acquire)
+        self.shared.reached.borrow().write
+    }
+
+    /// How far the thread has come, for those who wait without a callback of their own.
+    pub(crate) fn reached(&self) -> watch::Receiver<Reached> {
+        self.shared.reached.subscribe()
     }
 
     pub(crate) fn progress(&self) -> Progress {

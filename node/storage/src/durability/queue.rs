@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Change, Done};
 use crate::error::StoreError;
@@ -21,17 +21,26 @@ pub(super) struct Shared {
     /// Wakes the task that stands in for the thread.
     pub(super) wake_task: Notify,
     pub(super) room: Arc<Semaphore>,
-    /// The number of the last foreground write that is durable.
-    pub(super) durable: AtomicU64,
+    pub(super) reached: watch::Sender<Reached>,
     pub(super) barriers: AtomicU64,
     pub(super) barrier_micros: AtomicU64,
+}
+
+/// How far the thread has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reached {
+    /// The number of the last foreground write that is durable.
+    pub(crate) write: u64,
+    /// Nothing more will be.
+    pub(crate) stopped: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) foreground: VecDeque<Write>,
     pub(super) background: VecDeque<Background>,
-    pub(super) lazy: BTreeMap<Key, Vec<u8>>,
+    /// Each with the number of the foreground write that must be taken before it.
+    pub(super) lazy: BTreeMap<Key, (u64, Vec<u8>)>,
     /// Foreground writes ever accepted; the number of the last one.
     pub(super) accepted: u64,
     pub(super) closing: bool,
@@ -64,7 +73,10 @@ impl Queue {
     }
 
     pub(super) fn take_round(&mut self) -> Round {
-        let mut round = Round { lazy: std::mem::take(&mut self.lazy), ..Round::default() };
+        let taken = self.accepted - self.foreground.len() as u64;
+        let lazy = self.lazy.extract_if(.., |_, (after, _)| *after <= taken);
+        let lazy = lazy.map(|(key, (_, value))| (key, value)).collect();
+        let mut round = Round { lazy, ..Round::default() };
         let mut bytes = 0;
         while round.foreground.len() < GROUP_WRITES && bytes < GROUP_BYTES {
             let Some(write) = self.foreground.pop_front() else { break };
@@ -72,7 +84,8 @@ impl Queue {
             round.foreground.push(write);
         }
         round.background = self.background.pop_front();
-        round.last = self.closing && self.foreground.is_empty() && self.background.is_empty();
+        let nothing_left = self.foreground.is_empty() && self.background.is_empty() && self.lazy.is_empty();
+        round.last = self.closing && nothing_left;
         round
     }
 }
@@ -120,6 +133,7 @@ impl Shared {
         self.room.close();
         let abandoned = (std::mem::take(&mut queue.foreground), std::mem::take(&mut queue.background));
         drop(queue);
+        self.reached.send_modify(|reached| reached.stopped = true);
         drop(abandoned);
     }
 }

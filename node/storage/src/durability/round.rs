@@ -133,7 +133,9 @@ fn finish(shared: &Shared, engine: &mut Engine, written: Written) -> Result<bool
     if (!waiting.is_empty() || last) && !mutant!("acknowledge-before-flush") {
         barrier(shared, engine)?;
     }
-    shared.durable.fetch_add(count, Ordering::Release);
+    if count > 0 {
+        shared.reached.send_modify(|reached| reached.write += count);
+    }
     for (done, room) in waiting {
         done();
         drop(room);

@@ -53,6 +53,17 @@ impl<E: Clone> Cache<E> {
         self.entries.get(&index).map(|cached| cached.stored.crc)
     }
 
+    /// The number of the write that stores an entry.
+    pub(super) fn write(&self, index: u64) -> Option<u64> {
+        self.entries.get(&index).map(|cached| cached.stored.write)
+    }
+
+    /// The last entry up to `index` of a write up to number `durable`.
+    pub(super) fn last_durable(&self, index: u64, durable: u64) -> Option<&E> {
+        let last = self.entries.range(..=index).rev().find(|(_, cached)| cached.stored.write <= durable);
+        last.map(|(_, cached)| &cached.entry)
+    }
+
     pub(super) fn insert(&mut self, index: u64, entry: E, stored: Stored) {
         self.bytes += stored.bytes;
         if let Some(old) = self.entries.insert(index, Cached { entry, stored }) {
@@ -102,6 +113,9 @@ mod tests {
             assert_eq!(cache.first(), first, "durable up to {durable}");
         }
         assert_eq!(cache.range(0..9, 60), [3, 4]);
+        let last = |index, durable| cache.last_durable(index, durable).copied();
+        assert_eq!([last(5, 4), last(4, 9), last(5, 2)], [Some(4), Some(4), None]);
+        assert_eq!([cache.write(2), cache.write(3)], [None, Some(3)]);
         assert_eq!(cache.range(4..9, 1), [4]);
         cache.truncate(5);
         cache.purge(3);

@@ -3,10 +3,11 @@
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{LogState, RaftLogReader, Vote};
 use tempfile::TempDir;
+use tokio::time::{Duration, timeout};
 
-use super::{Log, NodeId, append, block_on, data, entry, expect_entries, id, open};
+use super::{Log, NodeId, TypeConfig, append, block_on, data, entry, expect_entries, id, open};
 use crate::log::{CACHE_BYTES, CACHE_ENTRIES};
-use crate::{Store, keys};
+use crate::{Memory, Store, StoreError, keys};
 
 /// Ends a store with `close`, or just drops it.
 fn end(store: Store, log: Log, closed: bool) {
@@ -196,4 +197,82 @@ fn a_rewritten_tail_is_the_one_that_is_read() {
         assert!(log.try_get_log_entries(5..10).await.unwrap() == tail);
         assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(9)));
     });
+}
+
+const BARRIER: Duration = Duration::from_millis(100);
+
+/// Whether something is so at once, on a clock that stands still until everybody waits.
+async fn at_once<F: Future>(what: F) -> bool {
+    timeout(BARRIER / 100, what).await.is_ok()
+}
+
+fn synced(log: &Log, up_to: u64) -> Option<u64> {
+    log.durable().last(&id(up_to)).map(|id| id.index)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_runs_ahead_tells_what_is_durable() {
+    let disk = Memory::new();
+    let store = Store::in_memory(&disk).unwrap();
+    let mut log: Log = store.log::<TypeConfig>().unwrap().running_ahead(&NodeId(1));
+    append(&mut log, 0..5).await;
+    log.durable().all().await.unwrap();
+    disk.set_barrier(BARRIER);
+    assert!(at_once(append(&mut log, 5..8)).await, "called back only when durable");
+    // What is not durable is read all the same.
+    expect_entries(&mut log, 0..8).await;
+    assert!(at_once(log.durable().up_to(4)).await);
+    assert!(!at_once(log.durable().up_to(5)).await && !at_once(log.durable().all()).await, "before the sync");
+    assert_eq!([synced(&log, 3), synced(&log, 7)], [Some(3), Some(4)]);
+    // The mark names nothing that may be gone.
+    log.save_committed(Some(id(7))).await.unwrap();
+    log.durable().up_to(7).await.unwrap();
+    assert!(at_once(log.durable().all()).await);
+    assert_eq!(synced(&log, 7), Some(7));
+
+    // A removal is waited for as well, and an index counts for the entry that has it now.
+    log.truncate(id(6)).await.unwrap();
+    assert!(!at_once(log.durable().all()).await);
+    append(&mut log, 6..9).await;
+    assert_eq!([synced(&log, 5), synced(&log, 8)], [Some(5), Some(5)]);
+
+    disk.cut_power(|_| 0);
+    drop((store, log));
+    disk.set_barrier(Duration::ZERO);
+    let store = Store::in_memory(&disk).unwrap();
+    let mut log: Log = store.log().unwrap();
+    expect_entries(&mut log, 0..8).await;
+    assert!(log.read_committed().await.unwrap() <= Some(id(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_sync_hears_that_it_failed() {
+    let disk = Memory::new();
+    let store = Store::in_memory(&disk).unwrap();
+    let mut log: Log = store.log::<TypeConfig>().unwrap().running_ahead(&NodeId(1));
+    append(&mut log, 0..1).await;
+    log.durable().all().await.unwrap();
+    disk.set_barrier(BARRIER);
+    disk.fail_next_sync();
+    append(&mut log, 1..2).await;
+    assert!(matches!(log.durable().up_to(1).await, Err(StoreError::Closed)));
+    assert_eq!(synced(&log, 1), Some(0));
+}
+
+/// Its entries may be elsewhere, and no longer here.
+#[tokio::test]
+async fn a_leader_that_ran_ahead_does_not_lead_on_when_it_restarts() {
+    let disk = Memory::new();
+    for (vote, read) in [
+        (Vote::new_committed(3, NodeId(1)), Vote::new(3, NodeId(1))),
+        (Vote::new(4, NodeId(1)), Vote::new(4, NodeId(1))),
+        (Vote::new_committed(4, NodeId(2)), Vote::new_committed(4, NodeId(2))),
+    ] {
+        let store = Store::in_memory(&disk).unwrap();
+        store.log::<TypeConfig>().unwrap().save_vote(&vote).await.unwrap();
+        drop(store);
+        let store = Store::in_memory(&disk).unwrap();
+        let mut log: Log = store.log::<TypeConfig>().unwrap().running_ahead(&NodeId(1));
+        assert_eq!(log.read_vote().await.unwrap(), Some(read));
+    }
 }
