@@ -110,10 +110,20 @@ impl Shelf {
     /// Encodes a state into the store. Returns at the end of it, or once a newer one is there.
     pub(crate) async fn build(&self, meta: &SnapshotMeta, contents: Contents) -> Result<(), StorageError> {
         let mut draft = self.store.begin(Pace::Gentle);
-        let (slices, mut ready) = mpsc::channel::<Vec<u8>>(1);
-        let encoding = if self.store.has_threads() {
+        if self.store.has_threads() {
+            let (slices, ready) = mpsc::channel::<Vec<u8>>(1);
             let send = move |slice| slices.blocking_send(slice).map_err(|_| io::ErrorKind::BrokenPipe.into());
-            Some(tokio::task::spawn_blocking(move || contents.encode(send)))
+            let storing = async {
+                let mut ready = ready;
+                while let Some(slice) = ready.recv().await {
+                    draft.append(&slice).await?;
+                }
+                Ok::<_, StoreError>(())
+            };
+            let encoding = self.store.offload_gently(move || contents.encode(send));
+            let (encoded, stored) = tokio::join!(encoding, storing);
+            stored.map_err(|e| write_error(meta, &e))?;
+            encoded.map_err(|e| write_error(meta, &e))?;
         } else {
             // A store in memory keeps to one thread, and its states are small.
             let mut all = Vec::new();
@@ -122,18 +132,9 @@ impl Shelf {
                 Ok(())
             };
             contents.encode(sink).map_err(|e| write_error(meta, &e))?;
-            drop(slices);
             for slice in all {
                 draft.append(&slice).await.map_err(|e| write_error(meta, &e))?;
             }
-            None
-        };
-        while let Some(slice) = ready.recv().await {
-            draft.append(&slice).await.map_err(|e| write_error(meta, &e))?;
-        }
-        if let Some(encoding) = encoding {
-            let encoded = encoding.await.expect("encoding does not panic");
-            encoded.map_err(|e| write_error(meta, &e))?;
         }
         draft.seal().await.map_err(|e| write_error(meta, &e))?;
         self.finish(meta, draft).await

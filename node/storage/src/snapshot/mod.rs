@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 pub use self::arrivals::Arrivals;
 #[cfg(test)]
@@ -48,6 +49,10 @@ pub const META_MAX: usize = RECORD_MAX - 256;
 const TRANSFER_ID_MAX: usize = 1024;
 
 const CRC_BYTES: usize = 4;
+
+/// How far work that can wait lowers its thread's priority: a tenth of what another busy thread gets, so
+/// that it is done in the end on a machine that is never idle.
+const GENTLE_NICE: i32 = 10;
 
 /// Bytes of data in one chunk. All chunks but the last are full.
 pub(crate) const CHUNK_BYTES: usize = PART_MAX - CRC_BYTES;
@@ -186,6 +191,28 @@ impl SnapshotStore {
         } else {
             work()
         }
+    }
+
+    /// As [`offload`](Self::offload), on a thread that gives way to every other one: for work that can wait.
+    ///
+    /// # Panics
+    /// When the work does.
+    pub async fn offload_gently<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if !self.has_threads() {
+            return work();
+        }
+        let (done, result) = oneshot::channel();
+        let gently = move || {
+            // Linux keeps a priority for each thread. Where it cannot be lowered, the work is done all the same.
+            if let Err(error) = rustix::process::nice(GENTLE_NICE) {
+                tracing::debug!(%error, "a thread's priority could not be lowered");
+            }
+            // Nobody waits for it any more if this fails.
+            let _unheard = done.send(work());
+        };
+        let thread = std::thread::Builder::new().name("gentle".into()).spawn(gently);
+        thread.expect("a thread can be started");
+        result.await.expect("work that is offloaded does not panic")
     }
 }
 
