@@ -5,6 +5,7 @@
 //! and is then applied, digested and sent to nodes that join like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::archive::Archived;
 use crate::machine::Machine;
 use crate::snapshots::Shelf;
 use crate::types::{LogId, Member, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Vote};
-use crate::versions::Versions;
+use crate::versions::{Versions, raised_beyond};
 
 /// Entries read at a time.
 const READ_ENTRIES: u64 = 256;
@@ -55,6 +56,28 @@ impl From<StorageError> for RefoundError {
     }
 }
 
+/// Applies entries that must all be there.
+async fn replay(
+    log: &mut LogStore<TypeConfig>,
+    machine: &mut Machine,
+    entries: Range<u64>,
+) -> Result<(), RefoundError> {
+    let Range { start: mut next, end } = entries;
+    while next < end {
+        let until = end.min(next + READ_ENTRIES);
+        let entries = log.try_get_log_entries(next..until).await?;
+        let found = entries.iter().map(Some).chain(std::iter::repeat(None));
+        for (expected, entry) in (next..until).zip(found) {
+            if entry.is_none_or(|entry| entry.log_id.index != expected) {
+                return Err(RefoundError::Gap { expected });
+            }
+        }
+        machine.apply(entries).await?;
+        next = until;
+    }
+    Ok(())
+}
+
 /// What a node that does not run has: its state, with all of its log applied, committed or not. What was
 /// acknowledged and reached this node is in it; what is in it and was never acknowledged may be, as after
 /// any lost answer.
@@ -84,20 +107,11 @@ impl Estate {
         let (in_log, vote) = (log.get_log_state().await?, log.read_vote().await?);
         let committed = log.read_committed().await?;
         let (applied, _) = machine.applied_state().await?;
-        let mut next = applied.map_or(0, |id| id.index + 1);
+        let behind = applied.map_or(0, |id| id.index + 1);
         let end = in_log.last_log_id.map_or(0, |id| id.index + 1);
-        while next < end {
-            let until = end.min(next + READ_ENTRIES);
-            let entries = log.try_get_log_entries(next..until).await?;
-            for (expected, entry) in
-                (next..until).zip(entries.iter().map(Some).chain(std::iter::repeat(None)))
-            {
-                if entry.is_none_or(|entry| entry.log_id.index != expected) {
-                    return Err(RefoundError::Gap { expected });
-                }
-            }
-            machine.apply(entries).await?;
-            next = until;
+        if let Err(error) = replay(&mut log, &mut machine, behind..end).await {
+            let beyond = raised_beyond(log, versions.range(), behind).await;
+            return Err(beyond.map_or(error, RefoundError::from));
         }
         let (last, membership) = machine.applied_state().await?;
         versions.check(&machine.published().load().state)?;

@@ -31,6 +31,8 @@ pub struct Hosted {
     pub memory_mb: u64,
     /// It served before this node was restarted: nobody who waited for it saw a cold start.
     pub adopted: bool,
+    /// It may stand still, paused by an earlier life of this node: the first request has it go on.
+    pub resting: bool,
 }
 
 /// What an instance did since it was added. The times are cumulative and grow while requests run.
@@ -116,7 +118,7 @@ impl Host {
             connections: Connections::new(hosted.addr.to_string(), Server::Instance, self.options),
             gone: CancellationToken::new(),
             idle: Notify::new(),
-            rest: Rest::default(),
+            rest: Rest::new(hosted.resting),
             silent: AtomicU32::new(0),
         });
         let replaced = {

@@ -29,6 +29,7 @@ fn add(host: &Host, id: u64, concurrency: u32) {
         concurrency,
         memory_mb: 1,
         adopted: false,
+        resting: false,
     });
 }
 

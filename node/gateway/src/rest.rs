@@ -22,12 +22,17 @@ use crate::pool::Pool;
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// Whether an instance may be paused.
-#[derive(Default)]
 pub(crate) struct Rest {
     /// It is paused, or was told to, or told to go on and not heard to.
     resting: AtomicBool,
     /// Held by who pauses it or has it go on.
     turn: Mutex<()>,
+}
+
+impl Rest {
+    pub(crate) fn new(resting: bool) -> Rest {
+        Rest { resting: AtomicBool::new(resting), turn: Mutex::default() }
+    }
 }
 
 /// When an instance was first seen to have served so many, and no more since.
@@ -45,9 +50,10 @@ impl Instance {
             return Ok(());
         }
         let _turn = self.rest.turn.lock().await;
-        let Some(pausing) = host.pausing.get().filter(|_| self.rest.resting.load(SeqCst)) else {
+        if !self.rest.resting.load(SeqCst) {
             return Ok(());
-        };
+        }
+        let pausing = host.pausing.get().ok_or("it may stand still, and nothing here can have it go on")?;
         pausing.resume(self.id).await?;
         self.rest.resting.store(false, SeqCst);
         host.metrics.resumed();
@@ -72,10 +78,15 @@ impl Instance {
 }
 
 impl Host {
-    /// Pauses instances that have served nobody for so long, through `pausing`, until this is dropped. They go on
-    /// when they are sent a request. To be called once.
-    pub async fn pause_idle(&self, after: Duration, pausing: Arc<dyn Pausing>) {
-        let pausing = Arc::clone(self.pausing.get_or_init(|| pausing));
+    /// Says how instances are paused and have to go on. Only the first word counts.
+    pub fn pause_through(&self, pausing: Arc<dyn Pausing>) {
+        let _first_word_holds = self.pausing.set(pausing);
+    }
+
+    /// Pauses instances that have served nobody for so long, until this is dropped. They go on when they are sent a
+    /// request. To be called once, after [`pause_through`](Self::pause_through).
+    pub async fn pause_idle(&self, after: Duration) {
+        let Some(pausing) = self.pausing.get().map(Arc::clone) else { return };
         let every = (after / 4).clamp(LOOK_EVERY.0, LOOK_EVERY.1);
         let mut known = HashMap::new();
         loop {

@@ -36,6 +36,15 @@ pub(super) enum Outcome {
 
 type Listed = Option<(EngineKind, Running)>;
 
+/// What was found running, to be adopted.
+#[derive(Clone, Copy)]
+struct Found {
+    kind: EngineKind,
+    addr: SocketAddr,
+    /// And was not seen to go on.
+    paused: bool,
+}
+
 pub(super) async fn run(
     tools: Arc<Tools>,
     action: AgentAction,
@@ -50,19 +59,22 @@ pub(super) async fn run(
             start(&tools, id, &instance, None, call_off).await
         }
         (AgentAction::Adopt { instance: id }, Some(instance)) => {
-            let running = listed.and_then(|(kind, running)| match running.state {
-                RunState::Running { addr } => Some((kind, running.paused, addr)),
+            let mut running = listed.and_then(|(kind, running)| match running.state {
+                RunState::Running { addr } => Some(Found { kind, addr, paused: running.paused }),
                 _ => None,
             });
             // An earlier life of this node may have paused it.
-            if let Some((kind, true, _)) = running
-                && let Some(engine) = engine(&tools, kind)
-                && let Err(error) = engine.resume(id).await
+            if let Some(found) = running.as_mut().filter(|found| found.paused)
+                && let Some(engine) = engine(&tools, found.kind)
             {
-                // Whether it goes on, readiness tells.
-                tracing::warn!(instance = %id, "a paused instance was not seen to go on: {}", error.reason());
+                match engine.resume(id).await {
+                    Ok(()) => found.paused = false,
+                    Err(error) => {
+                        let reason = error.reason();
+                        tracing::warn!(instance = %id, "a paused instance was not seen to go on: {reason}");
+                    }
+                }
             }
-            let running = running.map(|(_, _, addr)| addr);
             start(&tools, id, &instance, running, call_off).await
         }
         (AgentAction::Drain { instance: id }, Some(instance)) => drain(&tools, id, &instance).await,
@@ -94,7 +106,7 @@ async fn start(
     tools: &Tools,
     id: InstanceId,
     instance: &Instance,
-    running: Option<SocketAddr>,
+    running: Option<Found>,
     call_off: CancellationToken,
 ) -> Outcome {
     let spec = tools.consensus.with_state(|state| spec_of(state, instance));
@@ -103,7 +115,7 @@ async fn start(
     let deadline = Instant::now() + limit.to_duration();
     let starting = async {
         let addr = match running {
-            Some(addr) => addr,
+            Some(found) => found.addr,
             None => launch(tools, id, instance, born, spec.clone()).await?,
         };
         let path = spec.as_ref().and_then(|spec| spec.readiness_path.clone());
@@ -144,6 +156,7 @@ async fn start(
                 concurrency: instance.concurrency,
                 memory_mb: instance.resources.memory_mb,
                 adopted: !instance.phase.is_launching(),
+                resting: running.is_some_and(|found| found.paused),
             });
             if instance.phase.is_launching() {
                 mark(tools, instances::Command::MarkReady { instance: id, generation: instance.generation });

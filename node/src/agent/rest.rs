@@ -10,12 +10,13 @@ use muster_gateway::{BoxFuture, Pausing};
 use super::{Tools, actions};
 
 pub(super) async fn pause_for_ever(tools: Arc<Tools>) {
-    let after_ms = tools.settings.pause_idle_after_ms;
-    if after_ms == 0 {
-        return std::future::pending().await;
+    let host = tools.gateway.host();
+    // Also where none are paused: an earlier life with another configuration may have left some that are.
+    host.pause_through(Arc::new(Engines(Arc::clone(&tools))));
+    match tools.settings.pause_idle_after_ms {
+        0 => std::future::pending().await,
+        after_ms => host.pause_idle(Duration::from_millis(after_ms)).await,
     }
-    let pausing = Arc::new(Engines(Arc::clone(&tools)));
-    tools.gateway.host().pause_idle(Duration::from_millis(after_ms), pausing).await;
 }
 
 struct Engines(Arc<Tools>);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::time::Duration;
 
-use muster_consensus::{Member, StartError};
+use muster_consensus::{Estate, Member, RefoundError, StartError};
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::units::Timestamp;
 use muster_core::version::{self, Range, Support, Version};
@@ -174,8 +174,10 @@ async fn a_log_that_only_a_later_release_can_read_is_told_from_a_damaged_one() {
         let mut log = store.log::<LaterRelease>().unwrap();
         let last = log.get_log_state().await.unwrap().last_log_id.unwrap();
         let proposal = |sequence| ProposalId { node: NodeId(1), incarnation: Incarnation(99), sequence };
-        let command = if raised { raise() } else { create("a") };
-        let known = Entry { at: Timestamp(1), proposal: proposal(1), commands: vec![command] };
+        let later = Version(version::SUPPORTED.newest.0 + 1);
+        let raises = vec![raise(), Command::Version(version::Command::Raise { to: later })];
+        let commands = if raised { raises } else { vec![create("a")] };
+        let known = Entry { at: Timestamp(1), proposal: proposal(1), commands };
         let unknown = Later::Unknown(Timestamp(2), proposal(2), vec![99]);
         let entries = [(1, Later::Known(known)), (2, unknown)].map(|(behind, entry)| openraft::Entry {
             log_id: LogId::new(last.leader_id, last.index + behind),
@@ -191,6 +193,13 @@ async fn a_log_that_only_a_later_release_can_read_is_told_from_a_damaged_one() {
         let refused = cluster.try_bring_up(1).await.expect_err("it cannot read its log");
         assert_eq!(matches!(refused, StartError::Version(_)), raised, "{refused:?}");
         assert_eq!(refused.to_string().contains("at version 2"), raised, "{refused}");
+
+        // Nor can what such a node has be made a cluster.
+        let store = cluster.open(1);
+        let refused = Estate::open(store.clone(), NodeId(1)).await.expect_err("it cannot be read");
+        assert_eq!(matches!(refused, RefoundError::Version(_)), raised, "{refused:?}");
+        assert_eq!(refused.to_string().contains(&format!("at version {later}")), raised, "{refused}");
+        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
         cluster.stop().await;
     }
 }

@@ -252,6 +252,15 @@ impl Cluster {
 
     /// What an agent does when an instance is ready.
     pub(crate) fn ready(&self, id: InstanceId, addr: SocketAddr) {
+        self.add(id, addr, false);
+    }
+
+    /// What an agent does when it has adopted an instance that was not seen to go on.
+    pub(crate) fn adopt_resting(&self, id: InstanceId, addr: SocketAddr) {
+        self.add(id, addr, true);
+    }
+
+    fn add(&self, id: InstanceId, addr: SocketAddr, resting: bool) {
         let instance = Arc::clone(self.plane.state().instances.get(id).unwrap());
         if let Some(node) = self.nodes.iter().find(|node| node.id == instance.node) {
             node.gateway.host().add(Hosted {
@@ -261,7 +270,8 @@ impl Cluster {
                 addr,
                 concurrency: instance.concurrency,
                 memory_mb: instance.resources.memory_mb,
-                adopted: false,
+                adopted: resting,
+                resting,
             });
         }
         let generation = instance.generation;

@@ -54,7 +54,8 @@ impl Freezer {
     fn at(cluster: &Cluster, index: usize) -> Arc<Freezer> {
         let freezer = Arc::new(Freezer::default());
         let (gateway, pausing) = (Arc::clone(&cluster.nodes[index].gateway), Arc::clone(&freezer));
-        tokio::spawn(async move { gateway.host().pause_idle(AFTER, pausing).await });
+        gateway.host().pause_through(pausing);
+        tokio::spawn(async move { gateway.host().pause_idle(AFTER).await });
         freezer
     }
 
@@ -130,4 +131,23 @@ async fn one_that_does_not_go_on_is_passed_over_and_nobody_pays() {
         assert_eq!(head.status, 200, "{body:?}");
     }
     assert_eq!((stuck.seen().len(), good.seen().len()), (0, 4));
+}
+
+#[tokio::test]
+async fn one_that_an_earlier_life_has_paused_goes_on_with_the_first_request() {
+    let cluster = Cluster::start(1).await;
+    cluster.deploy("alpha", |spec| spec.timeout = Millis(2_000));
+    let alpha = Function::start().await;
+    let id = cluster.place(cluster.nodes[0].id, "alpha");
+    let freezer = Arc::new(Freezer::default());
+    freezer.paused.lock().unwrap().insert(id);
+    cluster.adopt_resting(id, alpha.addr);
+    // Sent nothing while nobody can have it go on.
+    let (head, problem) = problem(call(request(&cluster.url(0, "alpha"), "")).await).await;
+    assert_eq!((head.status, problem.invocation_state), (504, Some(InvocationState::NotStarted)));
+    // Nothing is paused here any more, by the present configuration.
+    cluster.nodes[0].gateway.host().pause_through(Arc::clone(&freezer) as Arc<dyn Pausing>);
+    let (head, body) = post(&cluster.url(0, "alpha"), "").await;
+    assert_eq!(head.status, 200, "{body:?}");
+    assert!(!freezer.holds(id) && alpha.seen().len() == 1);
 }

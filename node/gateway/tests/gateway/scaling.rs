@@ -155,6 +155,7 @@ async fn hosting_is_idempotent() {
         concurrency: 1,
         memory_mb: 128,
         adopted: false,
+        resting: false,
     };
     host.add(hosted.clone());
     assert_eq!(host.loads().len(), 1);

@@ -16,10 +16,6 @@ use crate::error::StoreError;
 use crate::keys::{self, Key, Kind};
 use crate::store::Store;
 
-/// Chunks written at once: appends to the log wait for no more than this.
-const SLICE_CHUNKS: usize = 24;
-const SLICE_BYTES: usize = SLICE_CHUNKS * CHUNK_BYTES;
-
 /// The longest pause between two slices: a disk that is slow for a moment is not slow for ever.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -30,6 +26,18 @@ pub enum Pace {
     Full,
     /// After each slice it leaves the disk alone for as long as the slice took.
     Gentle,
+}
+
+impl Pace {
+    /// Bytes written at once: appends to the log wait for no more than this. Each slice is a sync, so who has no
+    /// appends to hold up takes larger ones.
+    pub(crate) const fn slice(self) -> usize {
+        let chunks = match self {
+            Pace::Full => 100,
+            Pace::Gentle => 24,
+        };
+        chunks * CHUNK_BYTES
+    }
 }
 
 /// A snapshot on its way into the store. Dropped before it is [finished](Draft::finish) it leaves the
@@ -114,10 +122,11 @@ impl Draft {
             let (bytes, limit) = (size(after), size(transfer.bytes));
             return Err(StoreError::TooLarge { what: "an arriving snapshot", bytes, limit });
         }
-        for piece in bytes.chunks(SLICE_BYTES) {
+        let slice = self.pace.slice();
+        for piece in bytes.chunks(slice) {
             self.tail.extend_from_slice(piece);
-            while self.tail.len() >= SLICE_BYTES {
-                self.write(SLICE_BYTES).await?;
+            while self.tail.len() >= slice {
+                self.write(slice).await?;
             }
         }
         Ok(())
@@ -133,7 +142,7 @@ impl Draft {
             return Ok(());
         }
         while self.tail.len() > CHUNK_BYTES {
-            let full = self.tail.len().min(SLICE_BYTES) / CHUNK_BYTES;
+            let full = self.tail.len().min(self.pace.slice()) / CHUNK_BYTES;
             self.write(full * CHUNK_BYTES).await?;
         }
         let (bytes, mut hash, mut chunks) = (self.held(), self.hash.clone(), self.chunks);

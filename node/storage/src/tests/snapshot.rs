@@ -15,7 +15,7 @@ use crate::snapshot::CHUNK_BYTES;
 use crate::{Draft, Memory, Options, Pace, Snapshot, Store, StoreError, Transfer};
 
 /// Several slices and a short last chunk.
-const BYTES: usize = 1_500_001;
+const BYTES: usize = 2_600_001;
 
 fn snapshot(version: u8) -> Snapshot {
     let data = (0..=250).cycle().take(BYTES).map(|byte: u8| byte ^ version).collect();
@@ -54,8 +54,9 @@ fn the_last_snapshot_is_kept() {
 
 #[test]
 fn an_interrupted_save_leaves_the_old_snapshot() {
-    // Polls before the future is dropped: one for each of 13 slices, the last chunk and the manifest.
-    for polls in 1..=16 {
+    // Polls before the future is dropped: one for each slice, the last chunk and the manifest.
+    let all = BYTES.div_ceil(Pace::Full.slice()) + 2;
+    for polls in 1..=all + 1 {
         let dir = TempDir::new().unwrap();
         let store = open(dir.path());
         block_on(async {
@@ -75,7 +76,7 @@ fn an_interrupted_save_leaves_the_old_snapshot() {
         let store = open(dir.path());
         // Once the manifest is queued, the new one may have won.
         let found = store.snapshots().load().unwrap().unwrap();
-        assert!(found == snapshot(1) || polls >= 15 && found == snapshot(2), "after {polls} polls");
+        assert!(found == snapshot(1) || polls >= all && found == snapshot(2), "after {polls} polls");
         let want = BYTES.div_ceil(CHUNK_BYTES);
         wait_until("orphans are removed", || chunks(&store).len() == want);
         block_on(save(&store, 3));
@@ -203,7 +204,7 @@ fn a_power_cut_while_a_snapshot_arrives_leaves_the_old_one_and_what_has_arrived(
             let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
             let held = usize::try_from(draft.held()).unwrap();
             assert!(
-                held <= parts * PART && held + SLICE_MAX > (parts * PART).min(BYTES),
+                held <= parts * PART && held + Pace::Full.slice() > (parts * PART).min(BYTES),
                 "{held} of {parts} parts"
             );
             send(&mut draft, 2, all).await;
@@ -216,9 +217,6 @@ fn a_power_cut_while_a_snapshot_arrives_leaves_the_old_one_and_what_has_arrived(
         });
     }
 }
-
-/// Far above what of an arriving snapshot is in memory alone.
-const SLICE_MAX: usize = 200_000;
 
 fn records(memory: &Memory, kind: Kind) -> usize {
     memory.records(&[kind as u8]).len()
