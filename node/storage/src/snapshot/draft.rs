@@ -16,7 +16,10 @@ use crate::error::StoreError;
 use crate::keys::{self, Key, Kind};
 use crate::store::Store;
 
-/// The longest pause between two slices: a disk that is slow for a moment is not slow for ever.
+/// Pauses between two slices of a draft that is gentle, in the time that the one before took.
+const PAUSE_TIMES: u32 = 3;
+
+/// The longest of them: a disk that is slow for a moment is not slow for ever.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// How a draft shares the disk with the log.
@@ -24,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 pub enum Pace {
     /// As fast as it goes: who writes waits for it.
     Full,
-    /// After each slice it leaves the disk alone for as long as the slice took.
+    /// After each slice it leaves the disk and the processor alone for three times as long as the slice took.
     Gentle,
 }
 
@@ -213,7 +216,7 @@ impl Draft {
         self.chunks += u32::try_from(bytes / CHUNK_BYTES).expect("a slice has few chunks");
         self.tail.drain(..bytes);
         if self.pace == Pace::Gentle {
-            tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
+            tokio::time::sleep((began.elapsed() * PAUSE_TIMES).min(PAUSE_MAX)).await;
         }
         Ok(())
     }
