@@ -128,25 +128,25 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "leads-on-after-restart",
         wrong: "a leader that restarts goes on in its term, whose entries a power cut may have taken",
-        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        proof: tests("muster-storage", "a_leader_that_ran_ahead"),
         catchers: &[],
     },
     Mutant {
         name: "appends-answered-before-sync",
         wrong: "a follower says that it has entries which it has not synced",
-        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        proof: tests("muster-consensus", "a_follower_answers_for_nothing"),
         catchers: &[],
     },
     Mutant {
         name: "applied-before-sync",
         wrong: "a leader acknowledges a write that its own disk may still lose",
-        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        proof: tests("muster-consensus", "a_follower_answers_for_nothing"),
         catchers: &[],
     },
     Mutant {
         name: "commit-told-before-sync",
         wrong: "a leader tells followers to apply what its own disk may still lose",
-        proof: Proof::Simulation { seconds: 10, seeds: 40 },
+        proof: tests("muster-consensus", "a_commit_is_told_once"),
         catchers: &[],
     },
     Mutant {

@@ -65,12 +65,21 @@ impl OwnCopy {
 
 #[cfg(test)]
 mod tests {
-    use muster_core::ids::NodeId;
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use muster_core::ids::{Incarnation, NodeId, StoreId};
     use muster_storage::{LogStore, Memory, Store};
+    use openraft::raft::AppendEntriesRequest;
     use openraft::storage::RaftLogStorageExt;
     use openraft::{CommittedLeaderId, EntryPayload};
 
     use super::*;
+    use crate::identities::{Identities, Identity};
+    use crate::messages;
+    use crate::transport::{Answer, CallError, Transport};
+    use crate::types::Vote;
+    use crate::{Config, Consensus};
 
     const BARRIER: Duration = Duration::from_millis(300);
     const LIMIT: Duration = Duration::from_millis(25);
@@ -86,6 +95,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_commit_is_told_once_it_is_durable_and_a_stuck_leader_falls_silent() {
+        #[cfg(feature = "mutants")]
+        muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
         let disk = Memory::new();
         let store = Store::in_memory(&disk).expect("a store in memory opens");
         let mut log = store.log::<TypeConfig>().expect("a fresh log opens").running_ahead(&NodeId(1));
@@ -113,5 +124,60 @@ mod tests {
         // It speaks again with its disk.
         log.durable().all().await.expect("the disk works");
         assert_eq!(own_copy.committed(Some(id(2)), LIMIT).await.expect("durable"), Some(id(2)));
+    }
+
+    /// No peer can be reached.
+    #[derive(Debug)]
+    struct Alone;
+
+    impl Transport for Alone {
+        fn call<'a>(&'a self, _: NodeId, _: &'a str, _: &'a str, _: Vec<u8>, _: Duration) -> Answer<'a> {
+            Box::pin(async { Err(CallError::Unreachable("nobody is there".into())) })
+        }
+    }
+
+    /// Sends a follower entries up to `last`, as the leader that says `committed`.
+    async fn send(follower: &Consensus, before: Option<u64>, last: Option<u64>, committed: Option<u64>) {
+        let first = before.map_or(0, |index| index + 1);
+        let blank = |index| openraft::Entry { log_id: id(index), payload: EntryPayload::Blank };
+        let request: AppendEntriesRequest<TypeConfig> = AppendEntriesRequest {
+            vote: Vote::new_committed(1, NodeId(1)),
+            prev_log_id: before.map(id),
+            entries: last.map(|last| (first..=last).map(blank).collect()).unwrap_or_default(),
+            leader_commit: committed.map(id),
+        };
+        let own = Identity { node: NodeId(1), store: StoreId(1), incarnation: Incarnation(1) };
+        let leader = Identities::new(own, None, Arc::new(ArcSwap::default()));
+        let body = messages::encode(messages::FORMAT, &(leader.header(NodeId(2)), request));
+        let answer = follower.handle_rpc(NodeId(1), "append", &body.expect("it is encoded")).await;
+        answer.expect("it is answered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_answers_for_nothing_and_shows_nothing_that_its_disk_may_lose() {
+        #[cfg(feature = "mutants")]
+        muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
+        let disk = Memory::new();
+        let store = Store::in_memory(&disk).expect("a store in memory opens");
+        let own = Identity { node: NodeId(2), store: StoreId(2), incarnation: Incarnation(1) };
+        let config = Config::default();
+        let follower = Consensus::start(own, &config, &store, Arc::new(Alone)).await.expect("it starts");
+        // The vote is synced before anything.
+        send(&follower, None, None, None).await;
+        disk.set_barrier(BARRIER);
+
+        let start = Instant::now();
+        send(&follower, None, Some(3), None).await;
+        assert!(start.elapsed() >= BARRIER, "answered after {:?}", start.elapsed());
+
+        let (start, mut changes) = (Instant::now(), follower.changes());
+        let shown = async {
+            changes.wait_for(|applied| *applied >= 5).await.expect("it lives");
+            start.elapsed()
+        };
+        let ((), shown) = tokio::join!(send(&follower, Some(3), Some(5), Some(5)), shown);
+        assert!(shown >= BARRIER, "shown after {shown:?}");
+        disk.set_barrier(Duration::ZERO);
+        follower.shutdown().await;
     }
 }

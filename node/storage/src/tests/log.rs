@@ -262,6 +262,8 @@ async fn who_waits_for_a_sync_hears_that_it_failed() {
 /// Its entries may be elsewhere, and no longer here.
 #[tokio::test]
 async fn a_leader_that_ran_ahead_does_not_lead_on_when_it_restarts() {
+    #[cfg(feature = "mutants")]
+    muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
     let disk = Memory::new();
     for (vote, read) in [
         (Vote::new_committed(3, NodeId(1)), Vote::new(3, NodeId(1))),
