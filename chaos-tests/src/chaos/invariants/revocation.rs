@@ -81,7 +81,9 @@ fn revoked_at(changes: &[(bool, &Entry)], entry: &Entry) -> Option<u64> {
     let before = |(_, change): &&(bool, &Entry)| change.end_us().is_some_and(|end| end < entry.begin_us);
     let earlier = changes[..begun_before(entry.begin_us)].iter().rev();
     let (_, revocation) = earlier.filter(acknowledged).find(before)?;
-    let until_us = entry.end_us().map_or(u64::MAX, |end| end.saturating_add(1));
+    // One that was sent into a cut, and given up, may arrive when the link is mended.
+    let late_us = if verdict(entry) == Verdict::Unknown { LATE_US } else { 0 };
+    let until_us = entry.end_us().map_or(u64::MAX, |end| end.saturating_add(late_us + 1));
     let since = begun_before(revocation.begin_us.saturating_sub(LATE_US));
     let given_since = changes[since..begun_before(until_us)].iter().any(|(gives, change)| {
         let lasts = match verdict(change) {
@@ -121,6 +123,9 @@ mod tests {
             ("failed once admitted", revoked.clone(), 12, Outcome::new(Verdict::Failed), false),
             ("granted again", with((20, 21, grant(3), done())), 5_000, done(), true),
             ("perhaps granted again", with((20, 21, grant(1), unknown())), 5_000, done(), true),
+            ("given up, and then carried out", revoked.clone(), 12, unknown(), false),
+            ("granted when it was given up", with((4_000, 4_001, grant(1), done())), 12, unknown(), true),
+            ("granted when it had ended", with((4_000, 4_001, grant(1), done())), 12, done(), false),
             ("manage is no invoke", with((20, 21, grant(2), done())), 5_000, done(), false),
             (
                 "perhaps revoked",
@@ -138,9 +143,11 @@ mod tests {
             ),
         ] {
             let mut run = evidence();
+            let late = changes.len() as u64;
             for (begin, end, op, outcome) in changes {
                 push(&mut run, begin, Some((end, outcome)), op);
             }
+            run.finals.executions = Some(BTreeMap::from([(late, 1)]));
             // A fault excuses nothing.
             run.windows.push(window(&[1], 4_000, 4_500));
             push(&mut run, at_ms, Some((at_ms + 5, outcome)), invoke("interval", "guest-0"));
