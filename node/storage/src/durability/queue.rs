@@ -137,3 +137,25 @@ impl Shared {
         drop(abandoned);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Kind;
+
+    #[test]
+    fn a_hint_comes_in_a_round_after_the_write_that_it_names() {
+        let mut queue = Queue::default();
+        let key = |kind| Key::first(kind, 0);
+        queue.accepted = 1;
+        queue.foreground.push_back(Write { changes: Vec::new(), done: Box::new(|| ()), _room: None });
+        queue.lazy.insert(key(Kind::Purged), (0, vec![0]));
+        queue.lazy.insert(key(Kind::Committed), (1, vec![1]));
+        queue.closing = true;
+        let round = queue.take_round();
+        let hints = |round: &Round| round.lazy.values().cloned().collect::<Vec<_>>();
+        assert_eq!((round.foreground.len(), hints(&round), round.last), (1, vec![vec![0]], false));
+        let round = queue.take_round();
+        assert_eq!((round.foreground.len(), hints(&round), round.last), (0, vec![vec![1]], true));
+    }
+}
