@@ -181,6 +181,11 @@ impl Cluster {
     }
 
     pub(crate) fn register(&self, id: NodeId, peer: &str) {
+        self.restart(id, peer, Incarnation(1));
+    }
+
+    /// What the state hears when a node has restarted.
+    pub(crate) fn restart(&self, id: NodeId, peer: &str, incarnation: Incarnation) {
         let profile = Profile {
             http: String::new(),
             peer: peer.to_owned(),
@@ -189,7 +194,6 @@ impl Cluster {
             labels: BTreeMap::new(),
             version: "test".into(),
         };
-        let incarnation = Incarnation(1);
         self.apply(vec![Command::Nodes(nodes::Command::Register { node: id, incarnation, profile })]);
     }
 

@@ -199,37 +199,64 @@ async fn a_client_that_leaves_frees_the_slot() {
 
 #[tokio::test]
 async fn a_node_that_falls_silent() {
-    let cluster = Cluster::start(1).await;
-    // It lets other nodes in and never says another word: what a partition looks like.
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    cluster.register(NodeId(9), &silent.local_addr().unwrap().to_string());
-    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
-    let handler = move |request: Request<Incoming>, _| {
-        let arrived = arrived.clone();
-        async move {
-            if !request.uri().path().ends_with("/hello") {
-                arrived.send(()).unwrap();
-                std::future::pending::<()>().await;
+    // It is taken to be down, or comes back together with its host: nothing closes its old connections.
+    for restarted in [false, true] {
+        let cluster = Cluster::start(1).await;
+        // It lets other nodes in and never says another word: what a partition looks like.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        cluster.register(NodeId(9), &address);
+        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let handler = move |request: Request<Incoming>, _| {
+            let arrived = arrived.clone();
+            async move {
+                if !request.uri().path().ends_with("/hello") {
+                    arrived.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                }
+                Response::builder().status(204).body(Body::empty()).unwrap()
             }
-            Response::builder().status(204).body(Body::empty()).unwrap()
+        };
+        let door = Door::Peers(peer_tls(NodeId(9)));
+        tokio::spawn(serve(silent, door, handler, Limits::for_peers(), cluster.stop.clone()));
+        cluster.deploy("alpha", |_| ());
+        let far = cluster.place(NodeId(9), "alpha");
+        let (closed, _kept) = nobody();
+        cluster.ready(far, closed);
+        let call = spawn(request(&cluster.url(0, "alpha"), ""));
+        within(arrivals.recv()).await.unwrap();
+        if restarted {
+            cluster.restart(NodeId(9), &address, Incarnation(2));
+        } else {
+            cluster.apply(vec![Command::Nodes(nodes::Command::SetCondition {
+                node: NodeId(9),
+                incarnation: Incarnation(1),
+                condition: Condition::Down,
+                reason: "not heard from".into(),
+            })]);
         }
-    };
-    let door = Door::Peers(peer_tls(NodeId(9)));
-    tokio::spawn(serve(silent, door, handler, Limits::for_peers(), cluster.stop.clone()));
+        let (head, problem) = problem(within(call).await.unwrap()).await;
+        assert_eq!((head.status, problem.invocation_state), (502, Some(InvocationState::Unknown)));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_has_restarted_answers_what_it_was_sent_before_the_state_told_of_it() {
+    let cluster = Cluster::start(2).await;
     cluster.deploy("alpha", |_| ());
-    let far = cluster.place(NodeId(9), "alpha");
-    let (closed, _kept) = nobody();
-    cluster.ready(far, closed);
-    let call = spawn(request(&cluster.url(0, "alpha"), ""));
-    within(arrivals.recv()).await.unwrap();
-    cluster.apply(vec![Command::Nodes(nodes::Command::SetCondition {
-        node: NodeId(9),
-        incarnation: Incarnation(1),
-        condition: Condition::Down,
-        reason: "not heard from".into(),
-    })]);
-    let (head, problem) = problem(within(call).await.unwrap()).await;
-    assert_eq!((head.status, problem.invocation_state), (502, Some(InvocationState::Unknown)));
+    let alpha = Function::start().await;
+    cluster.run(1, "alpha", alpha.addr);
+    let call = spawn(request(&cluster.url(0, "alpha/hold"), ""));
+    until(|| cluster.in_flight() == 1).await;
+    let restarted = &cluster.nodes[1];
+    cluster.restart(restarted.id, &restarted.peer.to_string(), Incarnation(2));
+    // A round of the gateway later: what it hears of next, it acts upon.
+    cluster.deploy("beta", |_| ());
+    let beta = Function::start().await;
+    cluster.run(0, "beta", beta.addr);
+    assert_eq!(post(&cluster.url(0, "beta"), "").await.0.status, 200);
+    alpha.gate.add_permits(1);
+    assert_eq!(within(call).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
