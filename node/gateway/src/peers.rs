@@ -16,7 +16,7 @@ use muster_core::nodes::Condition;
 use muster_core::{ClusterState, mutant};
 use muster_tls::PeerTls;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Answer;
@@ -48,9 +48,9 @@ pub(crate) const WANT_MAX: u32 = 64;
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a host may take beyond the deadline or the length of a poll, which it observes itself.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// A node that was restarted may have been sent something in its new life, before the state told of that, and
-/// answers it. What its old life was sent breaks off by itself, unless its host went down, too.
-const RESTARTED_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// The state tells late that a node is down or was restarted. It may have been sent something in its new life by then,
+/// and answers it: so what was sent this short a time ago is not given up yet.
+const LIFE_SIGN_WITHIN: Duration = Duration::from_secs(1);
 
 /// `POST /peer/gateway/slots`.
 #[derive(Serialize, Deserialize)]
@@ -165,8 +165,8 @@ pub(crate) struct Peers {
 struct Peer {
     connections: Arc<Connections>,
     incarnation: Incarnation,
-    /// Cancelled when the state says that the node is down, or a while after it says that it was restarted: it
-    /// will not answer, even if no packet ever says so.
+    /// Cancelled when the state says that the node is down or restarted: it will not answer what it was sent
+    /// before, even if no packet ever says so.
     lost: CancellationToken,
 }
 
@@ -199,20 +199,13 @@ impl Peers {
 
     /// Lets go of nodes that are down, gone or restarted, and of what waits for them.
     pub(crate) fn notice(&self, state: &ClusterState) {
-        let is_down = |id: &NodeId| state.nodes.get(*id).is_some_and(|n| n.condition == Condition::Down);
-        let restarted = |id: &NodeId, peer: &Peer| {
-            state.nodes.get(*id).is_some_and(|n| n.incarnation != peer.incarnation)
+        let alive = |id: &NodeId, peer: &Peer| {
+            let known = state.nodes.get(*id);
+            known.is_none_or(|n| n.condition != Condition::Down && n.incarnation == peer.incarnation)
         };
-        let lost: Vec<_> = self.nodes().extract_if(|id, peer| is_down(id) || restarted(id, peer)).collect();
-        for (id, peer) in lost {
-            if is_down(&id) {
-                peer.lost.cancel();
-                continue;
-            }
-            tokio::spawn(async move {
-                sleep(RESTARTED_ANSWERS_WITHIN).await;
-                peer.lost.cancel();
-            });
+        let lost: Vec<_> = self.nodes().extract_if(|id, peer| !alive(id, peer)).collect();
+        for (_, peer) in lost {
+            peer.lost.cancel();
         }
     }
 
@@ -270,6 +263,11 @@ impl Peers {
         let request = self.request(&peer, token, &attempt, message).map_err(not_run)?;
         metrics.forwarded.fetch_add(1, Relaxed);
         let mut deadline = Box::pin(sleep_until(attempt.deadline + PATIENCE));
+        let hoped_for = Instant::now() + LIFE_SIGN_WITHIN;
+        let lost = async {
+            peer.lost.cancelled().await;
+            sleep_until(hoped_for).await;
+        };
         let is_sent = AtomicBool::new(false);
         let failure = |kind, detail| match is_sent.load(Relaxed) {
             true => Failure::unknown(kind, detail),
@@ -279,7 +277,7 @@ impl Peers {
         let sent = tokio::select! {
             biased;
             sent = peer.connections.send(request, |sent| is_sent.store(sent, Relaxed)) => sent,
-            () = peer.lost.cancelled() => {
+            () = lost => {
                 return Err(failure(Kind::Broken, format!("node {node} went down")));
             }
             () = &mut deadline => {
@@ -308,8 +306,11 @@ impl Peers {
         let result = parts.headers.remove(PEER_RESULT);
         match result.as_ref().map(HeaderValue::as_bytes) {
             Some(b"answer") => {
-                let gone = peer.lost.clone();
-                let mut answer = Answer::new(incoming, deadline, lease, source, attempt.cut).until(gone);
+                let mut answer = Answer::new(incoming, deadline, lease, source, attempt.cut);
+                // Who answers although it counts as lost does so in its new life.
+                if !peer.lost.is_cancelled() {
+                    answer = answer.until(peer.lost.clone());
+                }
                 // Nothing is recorded here, so there is nothing to wait for.
                 let _settled = answer.settle_if_empty().await;
                 Ok(Response::from_parts(parts, answer))

@@ -228,12 +228,7 @@ async fn a_node_that_falls_silent() {
         if restarted {
             cluster.restart(NodeId(9), &address, Incarnation(2));
         } else {
-            cluster.apply(vec![Command::Nodes(nodes::Command::SetCondition {
-                node: NodeId(9),
-                incarnation: Incarnation(1),
-                condition: Condition::Down,
-                reason: "not heard from".into(),
-            })]);
+            cluster.apply(vec![is_down(NodeId(9))]);
         }
         let (head, problem) = problem(within(call).await.unwrap()).await;
         assert_eq!((head.status, problem.invocation_state), (502, Some(InvocationState::Unknown)));
@@ -242,21 +237,37 @@ async fn a_node_that_falls_silent() {
 
 #[tokio::test]
 async fn a_node_that_has_restarted_answers_what_it_was_sent_before_the_state_told_of_it() {
-    let cluster = Cluster::start(2).await;
-    cluster.deploy("alpha", |_| ());
-    let alpha = Function::start().await;
-    cluster.run(1, "alpha", alpha.addr);
-    let call = spawn(request(&cluster.url(0, "alpha/hold"), ""));
-    until(|| cluster.in_flight() == 1).await;
-    let restarted = &cluster.nodes[1];
-    cluster.restart(restarted.id, &restarted.peer.to_string(), Incarnation(2));
-    // A round of the gateway later: what it hears of next, it acts upon.
-    cluster.deploy("beta", |_| ());
-    let beta = Function::start().await;
-    cluster.run(0, "beta", beta.addr);
-    assert_eq!(post(&cluster.url(0, "beta"), "").await.0.status, 200);
-    alpha.gate.add_permits(1);
-    assert_eq!(within(call).await.unwrap().status(), 200);
+    for down_first in [false, true] {
+        let cluster = Cluster::start(2).await;
+        cluster.deploy("alpha", |_| ());
+        let alpha = Function::start().await;
+        cluster.run(1, "alpha", alpha.addr);
+        let call = spawn(request(&cluster.url(0, "alpha/hold"), ""));
+        until(|| cluster.in_flight() == 1).await;
+        let node = &cluster.nodes[1];
+        if down_first {
+            cluster.apply(vec![is_down(node.id)]);
+        } else {
+            cluster.restart(node.id, &node.peer.to_string(), Incarnation(2));
+        }
+        // A round of the gateway later: what it hears of next, it acts upon.
+        cluster.deploy("beta", |_| ());
+        let beta = Function::start().await;
+        cluster.run(0, "beta", beta.addr);
+        assert_eq!(post(&cluster.url(0, "beta"), "").await.0.status, 200);
+        alpha.gate.add_permits(1);
+        assert_eq!(read(within(call).await.unwrap()).await.0.status, 200);
+    }
+}
+
+/// Nothing was heard of a node's first life for a while.
+fn is_down(node: NodeId) -> Command {
+    Command::Nodes(nodes::Command::SetCondition {
+        node,
+        incarnation: Incarnation(1),
+        condition: Condition::Down,
+        reason: "not heard from".into(),
+    })
 }
 
 #[tokio::test]
