@@ -202,6 +202,40 @@ async fn a_token_is_good_once_and_joining_survives_the_leader() {
     cluster.converged(SOON).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_move_are_found_at_their_new_addresses() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let mut order = cluster.others(leader);
+    order.push(leader);
+    let work = Work::start(&cluster, &order).await;
+    // All of them, one after the other: in the end nobody is where the log says that the cluster began.
+    for n in order {
+        cluster.terminate(n).unwrap();
+        assert!(cluster.ended(n, SOON).await.unwrap().success(), "{}", cluster.log(n));
+        let (from, to) = cluster.move_peer_port(n).unwrap();
+        cluster.begin(n).unwrap();
+        cluster.await_ready(n).await.unwrap();
+        for other in cluster.others(n) {
+            let nodes: Vec<muster_api::Node> = cluster.get(other, "/v1/nodes").await.unwrap();
+            let node = nodes.iter().find(|node| node.id == n).unwrap();
+            assert_eq!(node.peer_address, to, "it was at {from}");
+        }
+        assert!(cluster.log(n).contains("the cluster knows where this node is now"), "{}", cluster.log(n));
+    }
+    work.end(&cluster).await;
+    // It is not told again, and each can lead from where it is.
+    for n in cluster.numbers() {
+        leads(&cluster, n).await;
+    }
+    let n = cluster.numbers()[0];
+    cluster.kill(n).unwrap();
+    cluster.restart(n).await.unwrap();
+    let told = cluster.log(n).matches("the cluster knows where this node is now").count();
+    assert_eq!(told, 1, "{}", cluster.log(n));
+    cluster.converged(SOON).await.unwrap();
+}
+
 /// Has a node lead. A busy machine may have it lag, or others elect another.
 async fn leads(cluster: &Cluster, n: u64) {
     let asked = || async {

@@ -18,6 +18,8 @@ use muster_client::{Client, Error};
 const SOON: Duration = Duration::from_secs(30);
 /// Several times what a leader takes to ask all members.
 const A_WHILE: Duration = Duration::from_secs(3);
+/// What a release of today supports at most.
+const NEWEST: u16 = 3;
 const OLD: Option<&str> = Some("1..1");
 /// Writes that are to be acknowledged in each half-way state.
 const WRITES: usize = 20;
@@ -108,7 +110,7 @@ async fn nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost() {
             is_at(&cluster, 1).await?;
             let view: muster_api::Cluster = cluster.get(n, "/v1/cluster").await?;
             for node in &view.nodes {
-                let newest = if left.contains(&node.id) { 1 } else { 2 };
+                let newest = if left.contains(&node.id) { 1 } else { NEWEST };
                 let want = VersionRange { oldest: 1, newest };
                 ensure!(node.versions == Some(want), "{view:?}");
             }
@@ -123,8 +125,8 @@ async fn nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost() {
         assert!(left.iter().all(|old| said.contains(&format!("node {old} "))), "{said}");
         stays("the version stays", A_WHILE, || is_at(&cluster, 1)).await.unwrap();
     }
-    until("the version is raised", SOON, || is_at(&cluster, 2)).await.unwrap();
-    assert_eq!(cluster.metric(1, "muster_cluster_version").await.unwrap(), 2);
+    until("the version is raised", SOON, || is_at(&cluster, NEWEST)).await.unwrap();
+    assert_eq!(cluster.metric(1, "muster_cluster_version").await.unwrap(), u64::from(NEWEST));
     more().await;
     let outcomes = writes.stop().await;
     let written: BTreeSet<String> = acknowledged_of(outcomes);
@@ -143,7 +145,7 @@ async fn nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost() {
     cluster.begin(n).unwrap();
     assert!(!cluster.ended(n, SOON).await.unwrap().success());
     let said = cluster.log(n);
-    let clear = "the cluster is at version 2, and this muster-node supports only 1 to 1";
+    let clear = &format!("the cluster is at version {NEWEST}, and this muster-node supports only 1 to 1");
     assert!(said.contains(clear), "{said}");
     cluster.claim_versions(n, None);
     cluster.begin(n).unwrap();
@@ -156,7 +158,7 @@ async fn nodes_are_upgraded_one_by_one_under_load_and_nothing_is_lost() {
     cluster.claim_versions(joiner, None);
     cluster.begin(joiner).unwrap();
     cluster.await_ready(joiner).await.unwrap();
-    until("the joiner follows", SOON, || is_at(&cluster, 2)).await.unwrap();
+    until("the joiner follows", SOON, || is_at(&cluster, NEWEST)).await.unwrap();
 }
 
 fn acknowledged_of(outcomes: Vec<Outcome<(String, Result<(), Error>)>>) -> BTreeSet<String> {
@@ -181,13 +183,13 @@ async fn a_member_that_is_away_holds_the_version_until_it_is_removed() {
     stays("the version stays", A_WHILE, held).await.unwrap();
     cluster.remove(3, true).await.unwrap();
     cluster.bury(3).unwrap();
-    until("the version is raised without it", SOON, || is_at(&cluster, 2)).await.unwrap();
+    until("the version is raised without it", SOON, || is_at(&cluster, NEWEST)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_cluster_begins_at_the_newest_version_even_where_it_is_held() {
     let cluster = Cluster::start(Settings::default().set("raft.hold_version", true)).await.unwrap();
-    is_at(&cluster, 2).await.unwrap();
+    is_at(&cluster, NEWEST).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,5 +202,5 @@ async fn the_version_stays_for_as_long_as_an_operator_holds_it() {
     let config = config.replace("hold_version = true", "hold_version = false");
     std::fs::write(cluster.config_file(1), config).unwrap();
     switch(&cluster, 1, None).await;
-    until("the version is raised", SOON, || is_at(&cluster, 2)).await.unwrap();
+    until("the version is raised", SOON, || is_at(&cluster, NEWEST)).await.unwrap();
 }

@@ -20,7 +20,7 @@ use muster_consensus::Identity;
 use muster_core::functions::EngineKind;
 use muster_core::ids::{ClusterId, Incarnation, NodeId, StoreId};
 use muster_engine::{DockerEngine, Engine, ProcessEngine, logs};
-use muster_gateway::{Caller, Door, Gateway};
+use muster_gateway::{Caller, Door, Gateway, Refusals};
 use muster_storage::{Options, Store};
 use muster_tls::{PeerTls, PublicTls};
 use tokio::net::TcpListener;
@@ -91,7 +91,8 @@ impl Node {
 
         let renewing = own.keep_renewed(parts.consensus.clone());
         parts.tasks.spawn(until(parts.stop.clone(), renewing));
-        let peer_service = PeerService { parts: parts.clone(), certificate_lasts };
+        let refusals = Refusals::default();
+        let peer_service = PeerService { parts: parts.clone(), certificate_lasts, refusals };
         parts.tasks.spawn(serve_peers(peer_listener, tls, peer_service, parts.stop.clone()));
         let public_address = public_listener.local_addr().context("the listener has no address")?;
         let (stop_public, public) = (CancellationToken::new(), TaskTracker::new());
@@ -241,9 +242,10 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
 }
 
 async fn serve_peers(listener: TcpListener, tls: PeerTls, service: PeerService, stop: CancellationToken) {
+    let door = Door::Peers(tls, service.refusals.clone());
     let handler = move |request: Request<Incoming>, caller| service.clone().handle(request, caller);
     let limits = muster_gateway::Limits::for_peers();
-    muster_gateway::serve(listener, Door::Peers(tls), handler, limits, stop).await;
+    muster_gateway::serve(listener, door, handler, limits, stop).await;
 }
 
 /// One port for both: invocations never pass through the admin API's router.

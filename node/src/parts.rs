@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::body::Body;
 use http::{Request, Response};
-use muster_consensus::{Consensus, Identity, RPC_PREFIX, Transport};
+use muster_consensus::{Consensus, Identity, Member, RPC_PREFIX, Transport};
 use muster_core::authority::AuthoritySeed;
 use muster_core::functions::EngineKind;
 use muster_core::ids::{ClusterId, NodeId};
@@ -227,6 +227,9 @@ async fn join(
         if let Some(bootstrap) = &config.bootstrap {
             bootstrap::run(&consensus, bootstrap, authority).await?;
         }
+        if let Some(member) = moved(&config, identity.node, &consensus) {
+            consensus.move_to(member).await;
+        }
         let cluster = cluster_id(&consensus, known.cluster).await?;
         if known.cluster.is_none() {
             remember(&known.store, cluster).await?;
@@ -286,6 +289,14 @@ async fn remember(store: &Store, cluster: ClusterId) -> anyhow::Result<()> {
     let (snapshots, store) = (store.snapshots(), store.clone());
     let remembering = snapshots.offload(move || store.remember_cluster(cluster)).await;
     remembering.context("cannot remember the cluster")
+}
+
+/// Where this node is now, if others were to reach it elsewhere when it registered last. What its founders or its
+/// application called it is left alone as long as it stays: that may be another name of the same place.
+fn moved(config: &Config, node: NodeId, consensus: &Consensus) -> Option<Member> {
+    let now = Member { http: config.http_address(), peer: config.peer_address() };
+    let before = consensus.with_state(|state| Some(state.nodes.get(node)?.profile.peer.clone()));
+    before.is_some_and(|before| before != now.peer).then_some(now)
 }
 
 async fn register(

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use muster_consensus::RPC_BODY_MAX;
 use muster_core::ClusterState;
 use muster_core::ids::NodeId;
-use muster_gateway::{Body, Caller};
+use muster_gateway::{Body, Caller, Refusals};
 
 use crate::enrollment::{self, ENROLL_PATH};
 use crate::logs;
@@ -28,6 +28,7 @@ pub(crate) struct PeerService {
     pub(crate) parts: Parts,
     /// Of the certificates that joiners are given.
     pub(crate) certificate_lasts: Duration,
+    pub(crate) refusals: Refusals,
 }
 
 /// Whether a node that has a certificate is still to be heard. Those that were removed are refused here, upon
@@ -41,7 +42,9 @@ impl PeerService {
         let path = request.uri().path().to_owned();
         let refuse = |status, reason| {
             let (remote, node) = (caller.address, caller.node.map(|node| node.0));
-            tracing::warn!(%remote, node, path, reason, "a caller was refused at the peer port");
+            if let Some(untold) = self.refusals.tell(remote.ip(), reason) {
+                tracing::warn!(%remote, node, path, reason, untold, "a caller was refused at the peer port");
+            }
             plain(status, reason)
         };
         if request.method() == Method::POST && path == ENROLL_PATH {
@@ -81,7 +84,10 @@ impl PeerService {
         match answer {
             Ok(bytes) => Response::new(muster_gateway::full(Bytes::from(bytes))),
             Err(problem) => {
-                tracing::warn!(remote = %caller.address, %node, path, problem, "a peer's request was refused");
+                let remote = caller.address;
+                if let Some(untold) = self.refusals.tell(remote.ip(), &problem) {
+                    tracing::warn!(%remote, %node, path, problem, untold, "a peer's request was refused");
+                }
                 plain(StatusCode::BAD_REQUEST, &problem)
             }
         }

@@ -46,6 +46,22 @@ impl Cluster {
         Ok(n)
     }
 
+    /// Has a node that does not run listen for the others on another port when it is started; from where to where.
+    ///
+    /// # Errors
+    /// Where its configuration cannot be changed.
+    pub fn move_peer_port(&self, n: u64) -> Result<(String, String)> {
+        let file = self.config_file(n);
+        let mut config: toml::Table = fs::read_to_string(file)?.parse()?;
+        let to = format!("127.0.0.1:{}", free_ports(1)?[0]);
+        let peer = config.get_mut("peer").and_then(toml::Value::as_table_mut).context("it has no `peer`")?;
+        let from = peer.insert("listen".to_owned(), to.clone().into());
+        peer.insert("advertise".to_owned(), to.clone().into());
+        fs::write(file, config.to_string()).context("cannot write the configuration")?;
+        let from = from.as_ref().and_then(toml::Value::as_str).context("it listened nowhere")?;
+        Ok((from.to_owned(), to))
+    }
+
     /// A node that will join by this token when it is started.
     pub(super) fn joiner(&self, address: Address, created: &CreatedToken, launch: Launch) -> Result<Node> {
         let dir = self.dir.path();

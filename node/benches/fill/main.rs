@@ -23,7 +23,9 @@ use openraft::{CommittedLeaderId, LogId, Membership, SnapshotMeta, StoredMembers
 
 /// The format `muster-consensus` gives a snapshot's data and metadata.
 const META_FORMAT: u8 = 1;
-const DATA_FORMAT: u8 = 4;
+const DATA_FORMAT: u8 = 5;
+const UNCOMPRESSED: u8 = 4;
+const LEVEL: i32 = 1;
 /// Nobody has applied what this program makes up.
 const NO_DIGEST: Option<muster_consensus::Digest> = None;
 /// Accounts the functions belong to.
@@ -63,11 +65,14 @@ async fn main() -> anyhow::Result<()> {
     let applied_ms = began.elapsed().as_millis();
 
     let began = Instant::now();
-    let data = codec::encode(DATA_FORMAT, &(NO_DIGEST, &history.state))?;
+    let plain = codec::encode(UNCOMPRESSED, &(NO_DIGEST, &history.state))?;
     let encoded_ms = began.elapsed().as_millis();
     let began = Instant::now();
+    let data = [&[DATA_FORMAT], &zstd::encode_all(&plain[..], LEVEL)?[..]].concat();
+    let compressed_ms = began.elapsed().as_millis();
+    let began = Instant::now();
     let (_, decoded): (Option<muster_consensus::Digest>, ClusterState) =
-        codec::decode(&[DATA_FORMAT], codec::DECODE_MAX, &data)?;
+        codec::decode(&[UNCOMPRESSED], codec::DECODE_MAX, &plain)?;
     let decoded_ms = began.elapsed().as_millis();
     ensure!(decoded == history.state, "a snapshot must give back the state");
     drop(decoded);
@@ -83,7 +88,9 @@ async fn main() -> anyhow::Result<()> {
         "ledger_rows": history.state.ledger.usage().len(),
         "snapshot_bytes": data.len(),
         "apply_ms": applied_ms,
+        "state_bytes": plain.len(),
         "encode_ms": encoded_ms,
+        "compress_ms": compressed_ms,
         "decode_ms": decoded_ms,
         "save_all_nodes_ms": began.elapsed().as_millis(),
     });

@@ -1,6 +1,6 @@
 //! What a snapshot holds, and how it is encoded: bit by bit, never in memory as a whole.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use muster_core::ClusterState;
 use muster_storage::codec::{self, CodecError};
@@ -14,18 +14,27 @@ use crate::formats;
 ///   nodes' stores;
 /// * 3, 2026-11: the state goes on with the authority's seed, with who may join and who is to go, with what the
 ///   ledger has rolled up, and with the functions' habits;
-/// * 4, 2026-11: the state ends with the cluster version, and is of version 2 at least, and with the packages.
-pub(crate) const DATA_FORMAT: u8 = 4;
+/// * 4, 2026-11: the state ends with the cluster version, and is of version 2 at least, and with the packages;
+/// * 5, 2026-11: behind the format byte, one Zstandard frame of what format 4 is as a whole.
+pub(crate) const DATA_FORMAT: u8 = 5;
+pub(crate) const UNCOMPRESSED: u8 = 4;
 pub(crate) const WITHOUT_VERSION: u8 = 3;
 const WITHOUT_MEMBERS: u8 = 2;
 const WITHOUT_STORES: u8 = 1;
 /// Those that are read.
-pub(crate) const KNOWN: [u8; 4] = [WITHOUT_STORES, WITHOUT_MEMBERS, WITHOUT_VERSION, DATA_FORMAT];
+pub(crate) const KNOWN: [u8; 5] =
+    [WITHOUT_STORES, WITHOUT_MEMBERS, WITHOUT_VERSION, UNCOMPRESSED, DATA_FORMAT];
 
 /// The fields that the state has got since: empty, all of them are zeros.
 const EMPTY_SINCE_THIRD: [u8; 2] = [0; 2];
 const EMPTY_SINCE_SECOND: [u8; 13] = [0; 13];
 const EMPTY_SINCE_FIRST: [u8; 14] = [0; 14];
+
+/// The fastest of Zstandard's ordinary levels: ledger rows come to 38 % of their size, and the next two levels
+/// take a third more time for little.
+const LEVEL: i32 = 1;
+/// What a frame may make its reader keep, as a power of two: 8 MiB, far above the 512 KiB of that level.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// Bytes handed on at once.
 pub(crate) const SLICE_BYTES: usize = 128 << 10;
@@ -45,7 +54,17 @@ impl Contents {
         let mut slices = Slices { slice: Vec::with_capacity(SLICE_BYTES), sink };
         let whole = (self.digest, &self.state);
         match format {
-            DATA_FORMAT => codec::encode_to(format, &whole, &mut slices)?,
+            DATA_FORMAT => {
+                slices.write_all(&[format]).map_err(CodecError::Sink)?;
+                let mut frame = zstd::Encoder::new(&mut slices, LEVEL).map_err(CodecError::Sink)?;
+                frame.include_checksum(true).map_err(CodecError::Sink)?;
+                // What is encoded comes number by number, which is much asking of a compressor.
+                let mut gathered = BufWriter::with_capacity(SLICE_BYTES, frame);
+                codec::encode_to(UNCOMPRESSED, &whole, &mut gathered)?;
+                let frame = gathered.into_inner().map_err(|error| CodecError::Sink(error.into_error()))?;
+                frame.finish().map_err(CodecError::Sink)?;
+            }
+            UNCOMPRESSED => codec::encode_to(format, &whole, &mut slices)?,
             WITHOUT_VERSION => {
                 let mut shortened = Shortened { into: &mut slices, end: Vec::new() };
                 codec::encode_to(format, &whole, &mut shortened)?;
@@ -62,7 +81,14 @@ impl Contents {
             WITHOUT_STORES => (None, codec::decode_from(&mut reader.chain(&EMPTY_SINCE_FIRST[..]))?),
             WITHOUT_MEMBERS => codec::decode_from(&mut reader.chain(&EMPTY_SINCE_SECOND[..]))?,
             WITHOUT_VERSION => codec::decode_from(&mut reader.chain(&EMPTY_SINCE_THIRD[..]))?,
-            _ => codec::decode_from(&mut reader)?,
+            UNCOMPRESSED => codec::decode_from(&mut reader)?,
+            _ => {
+                let mut content = BufReader::with_capacity(SLICE_BYTES, Frame::of(reader)?);
+                codec::read_format::<ClusterState>(&[UNCOMPRESSED], &mut content)?;
+                let whole = codec::decode_from(&mut content)?;
+                content.into_inner().finish()?;
+                whole
+            }
         };
         Ok(Contents { state, digest })
     }
@@ -97,6 +123,36 @@ impl<W: Write> Write for Shortened<'_, W> {
     }
 }
 
+/// What is in a Zstandard frame.
+struct Frame<R: Read>(zstd::Decoder<'static, BufReader<R>>);
+
+impl<R: Read> Frame<R> {
+    fn of(reader: R) -> Result<Self, CodecError> {
+        let mut decoder = zstd::Decoder::new(reader).map_err(CodecError::Source)?.single_frame();
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(CodecError::Source)?;
+        Ok(Frame(decoder))
+    }
+
+    /// Nothing may come behind the frame.
+    fn finish(self) -> Result<(), CodecError> {
+        match self.0.finish().bytes().next() {
+            None => Ok(()),
+            Some(Ok(_)) => Err(CodecError::TrailingBytes { of: "compressed state", extra: 1 }),
+            Some(Err(error)) => Err(CodecError::Source(error)),
+        }
+    }
+}
+
+impl<R: Read> Read for Frame<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // An end within the frame must not pass for that of its content.
+        self.0.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(io::ErrorKind::InvalidData, error),
+            _ => error,
+        })
+    }
+}
+
 /// Cuts what is written into slices.
 struct Slices<F> {
     slice: Vec<u8>,
@@ -123,7 +179,7 @@ mod tests {
     use muster_core::ids::{AccountName, FunctionName, Incarnation, InstanceId, NodeId};
     use muster_core::ledger::{self, Usage, UsageRow};
     use muster_core::units::{Hour, Timestamp};
-    use muster_core::version::{self, SUPPORTED};
+    use muster_core::version::{self, SUPPORTED, Version};
     use muster_core::{Command, Entry, ProposalId};
 
     use super::*;
@@ -149,29 +205,75 @@ mod tests {
         state
     }
 
-    /// The same at the newest version.
-    fn raised(mut state: ClusterState) -> ClusterState {
+    /// The same at a later version.
+    fn raised(mut state: ClusterState, version: Version) -> ClusterState {
         let proposal = ProposalId { node: NodeId(9), incarnation: Incarnation(1), sequence: 1 };
-        let command = version::Command::Begin { version: SUPPORTED.newest };
+        let command = version::Command::Begin { version };
         state.apply(&Entry { at: state.clock, proposal, commands: vec![Command::Version(command)] });
-        assert_eq!(state.version.get(), SUPPORTED.newest);
+        assert_eq!(state.version.get(), version);
         state
+    }
+
+    /// As it is in the frame of the newest format.
+    fn uncompressed(contents: &Contents) -> Vec<u8> {
+        codec::encode(UNCOMPRESSED, &(contents.digest, &contents.state)).expect("plain data")
     }
 
     #[test]
     fn what_comes_in_slices_is_what_comes_as_a_whole() {
-        let contents = Contents { state: raised(used(20_000)), digest: Some(Digest::default()) };
+        let contents = Contents { state: raised(used(20_000), Version(2)), digest: Some(Digest::default()) };
         let bytes = encoded(&contents);
         assert!(bytes.len() > 3 * SLICE_BYTES, "{} bytes are no test", bytes.len());
-        assert_eq!(
-            bytes,
-            codec::encode(DATA_FORMAT, &(contents.digest, &contents.state)).expect("plain data")
-        );
+        assert_eq!(bytes, uncompressed(&contents));
         // Whatever pieces it is read in.
         for piece in [1, 7, 5_116, SLICE_BYTES, usize::MAX] {
             let decoded = Contents::decode(Pieces(&bytes, piece)).expect("what was just encoded");
             assert_eq!((&decoded.state, decoded.digest), (&contents.state, contents.digest), "{piece}");
         }
+    }
+
+    #[test]
+    fn a_compressed_state_is_the_same_and_much_smaller() {
+        let contents = Contents { state: raised(used(50_000), SUPPORTED.newest), digest: None };
+        let (bytes, plain) = (encoded(&contents), uncompressed(&contents));
+        assert!(bytes.len() > 2 * SLICE_BYTES, "{} bytes are no test", bytes.len());
+        assert!(
+            3 * bytes.len() < 2 * plain.len(),
+            "{} bytes are not much less than {}",
+            bytes.len(),
+            plain.len()
+        );
+        assert_eq!(zstd::decode_all(&bytes[1..]).expect("a frame"), plain);
+        for piece in [1, 5_116, usize::MAX] {
+            let decoded = Contents::decode(Pieces(&bytes, piece)).expect("what was just encoded");
+            assert_eq!((&decoded.state, decoded.digest), (&contents.state, contents.digest), "{piece}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_off_changed_or_goes_on_is_refused() {
+        let state = raised(used(150), SUPPORTED.newest);
+        let bytes = encoded(&Contents { state, digest: Some(Digest::default()) });
+        // The last four bytes are the checksum of what all before has told.
+        for end in (1..bytes.len() - 1).rev().take(40).chain([1, 2, 9]) {
+            let error = Contents::decode(&bytes[..end]).expect_err("it is cut off");
+            let told = matches!(error, CodecError::Decode { .. } | CodecError::Empty { .. });
+            assert!(told, "{end} bytes: {error:?}");
+        }
+        for at in [bytes.len() - 1, bytes.len() / 2] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 4;
+            Contents::decode(&changed[..]).expect_err("it is changed");
+        }
+        let frame = &bytes[1..];
+        for (behind, named) in [(&[0][..], "followed by"), (frame, "followed by")] {
+            let error = Contents::decode(&[&bytes, behind].concat()[..]).expect_err("more comes").to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        // A frame in a frame is no state: nobody is led on for ever.
+        let within = zstd::encode_all(&bytes[..], 1).expect("memory");
+        let error = Contents::decode(&[&[DATA_FORMAT], &within[..]].concat()[..]).expect_err("it is none");
+        assert!(matches!(error, CodecError::UnknownFormat { found: DATA_FORMAT, .. }), "{error:?}");
     }
 
     /// Hands out at most so many bytes at once.
@@ -188,7 +290,8 @@ mod tests {
     #[test]
     fn stored_snapshots_are_read_as_ever() {
         let old = Contents { state: used(150), digest: Some(Digest::default()) };
-        let new = Contents { state: raised(used(150)), ..old.clone() };
+        let second = Contents { state: raised(used(150), Version(2)), ..old.clone() };
+        let new = Contents { state: raised(used(150), SUPPORTED.newest), ..old.clone() };
         let path = |format| {
             let name = format!("tests/golden/snapshot_data.v{format}.hex");
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -201,9 +304,12 @@ mod tests {
             }
             std::fs::write(path(DATA_FORMAT), hex).expect("the file can be written");
         }
-        for (format, contents, is_written) in
-            [(WITHOUT_MEMBERS, &old, false), (WITHOUT_VERSION, &old, true), (DATA_FORMAT, &new, true)]
-        {
+        for (format, contents, is_written) in [
+            (WITHOUT_MEMBERS, &old, false),
+            (WITHOUT_VERSION, &old, true),
+            (UNCOMPRESSED, &second, true),
+            (DATA_FORMAT, &new, true),
+        ] {
             let text = std::fs::read_to_string(path(format)).expect("a golden file");
             let text = text.replace(char::is_whitespace, "");
             let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
@@ -245,7 +351,8 @@ mod tests {
     fn snapshots_of_every_format_are_read_and_no_others() {
         let mut state = ClusterState::default();
         state.clock = Timestamp(7);
-        let whole = codec::encode(DATA_FORMAT, &(Some(Digest::default()), &state)).expect("plain data");
+        let whole = codec::encode(UNCOMPRESSED, &(Some(Digest::default()), &state)).expect("plain data");
+        let frame = [&[DATA_FORMAT], &zstd::encode_all(&whole[..], LEVEL).expect("memory")[..]].concat();
         // What older formats lack at the end, and format 1, too, at the beginning.
         let third = [&[WITHOUT_VERSION], &whole[1..whole.len() - EMPTY_SINCE_THIRD.len()]].concat();
         assert_eq!(third, encoded(&Contents { state: state.clone(), digest: Some(Digest::default()) }));
@@ -260,6 +367,7 @@ mod tests {
             (&second, Some(Digest::default())),
             (&third, Some(Digest::default())),
             (&whole, Some(Digest::default())),
+            (&frame, Some(Digest::default())),
         ] {
             let decoded = Contents::decode(bytes).expect("a format that was in use");
             assert_eq!((decoded.state, decoded.digest), (state.clone(), digest), "format {}", bytes[0]);

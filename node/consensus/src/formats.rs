@@ -14,9 +14,10 @@ pub(crate) struct Formats {
     pub(crate) snapshot: u8,
 }
 
-const TABLE: [(Version, Formats); 2] = [
+const TABLE: [(Version, Formats); 3] = [
     (Version(1), Formats { message: messages::FORMAT, report: 1, snapshot: contents::WITHOUT_VERSION }),
-    (Version(2), Formats { message: messages::FORMAT, report: 1, snapshot: contents::DATA_FORMAT }),
+    (Version(2), Formats { message: messages::FORMAT, report: 1, snapshot: contents::UNCOMPRESSED }),
+    (Version(3), Formats { message: messages::FORMAT, report: 1, snapshot: contents::DATA_FORMAT }),
 ];
 
 const _: () = assert!(
@@ -36,7 +37,9 @@ mod tests {
 
     #[test]
     fn each_version_has_its_formats_and_none_goes_back() {
-        for (version, message, report, snapshot) in [(0, 3, 1, 3), (1, 3, 1, 3), (2, 3, 1, 4), (9, 3, 1, 4)] {
+        for (version, message, report, snapshot) in
+            [(0, 3, 1, 3), (1, 3, 1, 3), (2, 3, 1, 4), (3, 3, 1, 5), (9, 3, 1, 5)]
+        {
             assert_eq!(of(Version(version)), Formats { message, report, snapshot }, "{version}");
         }
         for pair in TABLE.windows(2) {

@@ -34,6 +34,7 @@ mod leases;
 mod machine;
 mod membership;
 mod messages;
+mod moved;
 mod network;
 mod own_copy;
 mod proposer;

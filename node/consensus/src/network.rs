@@ -23,6 +23,7 @@ use crate::handover::{HandOverError, Resignation};
 use crate::identities::Identities;
 use crate::leases::Holder;
 use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
+use crate::moved::MOVED;
 use crate::own_copy::OwnCopy;
 use crate::sending;
 use crate::snapshots::{SnapshotData, read_error};
@@ -117,6 +118,17 @@ impl Peers {
         limit: Duration,
     ) -> Result<Support, CallError> {
         self.call(target, address, "support", notice, limit).await
+    }
+
+    /// Tells a member where this node is now; whether that is committed.
+    pub(crate) async fn moved(
+        &self,
+        target: NodeId,
+        address: &str,
+        own: &Member,
+        limit: Duration,
+    ) -> Result<bool, CallError> {
+        self.call(target, address, MOVED, own, limit).await
     }
 
     /// What this node is to another.

@@ -21,11 +21,12 @@ use crate::identities::{Header, Identities};
 use crate::leases::{Grants, Holder};
 use crate::machine::Published;
 use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
+use crate::moved::MOVED;
 use crate::network::Peers;
 use crate::receiving::{Offer, Receiver, Refusal};
 use crate::snapshots::SnapshotData;
 use crate::standing::{self, STANDING};
-use crate::types::{Raft, TypeConfig, Vote};
+use crate::types::{Member, Raft, TypeConfig, Vote};
 use crate::versions::{Notice, Versions};
 
 /// What answering takes. A clone is a handle to the same.
@@ -97,6 +98,10 @@ pub(crate) async fn handle(
             answer(format, &server.holders().await)
         }
         "applied" => answer(format, &server.has_applied(decode(identities, caller, body)?).await),
+        MOVED => {
+            let member: Member = decode(identities, caller, body)?;
+            answer(format, &server.moved(caller, member).await)
+        }
         "hand-over" => answer(format, &server.hand_over(decode(identities, caller, body)?).await),
         "stand-aside" | "campaign" => {
             let resignation: Resignation = decode(identities, caller, body)?;

@@ -15,9 +15,9 @@ use crate::network::{Peer, RaftRpcError};
 use crate::receiving::Offer;
 use crate::snapshots::read_error;
 use crate::transport::CallError;
-use crate::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::types::{SnapshotMeta, StorageError, TypeConfig, Vote};
 
-/// Bytes in one part: what is in memory of a snapshot that is being sent.
+/// Bytes in one part. Two are in memory of a snapshot that is being sent: one on its way, and the next.
 const PART_BYTES: usize = if cfg!(test) { 256 * 1024 } else { 1024 * 1024 };
 /// A part is sent this often in a row before openraft is left to begin anew.
 const ATTEMPTS_MAX: u32 = 5;
@@ -54,11 +54,12 @@ pub(crate) async fn send(
 impl Sending<'_> {
     async fn run(self) -> Answer {
         let mut from = None;
+        let mut ahead = None;
         // In a row; and those that the peer had a reason for, in all.
         let (mut failures, mut refusals) = (0, 0);
         loop {
             let sent = match from {
-                Some(offset) => self.part(offset).await?,
+                Some(offset) => self.part(offset, &mut ahead).await?,
                 None => self.held().await.map(Progress::At),
             };
             match sent {
@@ -107,12 +108,21 @@ impl Sending<'_> {
         RPCOption::new(limit.min(self.option.hard_ttl()))
     }
 
+    async fn read(&self, offset: u64) -> Result<Vec<u8>, StorageError> {
+        let read = self.reader.read(offset, PART_BYTES).await;
+        read.map_err(|error| read_error(Some(&self.meta), &error))
+    }
+
+    /// Sends the part from there on, and reads the one that comes next.
     async fn part(
         &self,
         offset: u64,
+        ahead: &mut Option<(u64, Vec<u8>)>,
     ) -> Result<Result<Progress, PartError>, StreamingError<TypeConfig, Fatal<NodeId>>> {
-        let read = self.reader.read(offset, PART_BYTES).await;
-        let data = read.map_err(|error| read_error(Some(&self.meta), &error))?;
+        let data = match ahead.take() {
+            Some((at, data)) if at == offset => data,
+            _ => self.read(offset).await?,
+        };
         let end = offset + data.len() as u64;
         let done = end == self.reader.bytes();
         let request: InstallSnapshotRequest<TypeConfig> =
@@ -120,8 +130,10 @@ impl Sending<'_> {
         let parts = u32::try_from(self.reader.bytes() / PART_BYTES as u64).unwrap_or(u32::MAX);
         let install = if done { INSTALL_LIMIT_PER_PART.saturating_mul(parts) } else { Duration::ZERO };
         let option = self.within(ANSWER_LIMIT + install);
-        let answer: Result<InstallSnapshotResponse<NodeId>, PartError> =
-            self.peer.raft_call("snapshot", &request, &option).await;
+        let call = self.peer.raft_call("snapshot", &request, &option);
+        let (answer, next): (Result<InstallSnapshotResponse<NodeId>, PartError>, _) =
+            tokio::join!(call, async { if done { Ok(Vec::new()) } else { self.read(end).await } });
+        *ahead = Some((end, next?));
         Ok(answer.map(|InstallSnapshotResponse { vote }| match done || vote > self.vote {
             true => Progress::Done(vote),
             false => Progress::At(end),

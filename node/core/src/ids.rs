@@ -1,10 +1,12 @@
 //! Typed identities. Each id is a newtype, so a node can never be passed where an instance is meant.
 
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A text that is not a valid id or name, with the rule it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -195,8 +197,11 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), InvalidId> {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        ///
+        /// Names that are decoded one after the other share their text where they are equal: most of the ledger is
+        /// names, in order.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(into = "String")]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -212,6 +217,35 @@ macro_rules! name {
             /// Comes before every name, and is none: where a range begins.
             pub(crate) fn before_all() -> Self {
                 $name("".into())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                thread_local! {
+                    static LAST: Cell<Option<$name>> = const { Cell::new(None) };
+                }
+
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a valid ", $kind))
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        let name = match LAST.take() {
+                            Some(last) if last.as_str() == text => last,
+                            _ => $name::new(text).map_err(E::custom)?,
+                        };
+                        LAST.set(Some(name.clone()));
+                        Ok(name)
+                    }
+                }
+
+                deserializer.deserialize_string(Text)
             }
         }
 
@@ -275,6 +309,9 @@ impl FunctionName {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{self, SeqDeserializer};
+
     use super::*;
 
     #[test]
@@ -295,6 +332,18 @@ mod tests {
         ] {
             assert_eq!(FunctionName::new(text).is_ok(), ok, "{text:?}");
         }
+    }
+
+    #[test]
+    fn equal_names_in_a_row_share_their_text() {
+        type Words = SeqDeserializer<std::array::IntoIter<&'static str, 4>, value::Error>;
+        let names = Vec::<FunctionName>::deserialize(Words::new(["a", "a", "b", "a"].into_iter())).unwrap();
+        let shared: Vec<bool> = names.windows(2).map(|pair| Arc::ptr_eq(&pair[0].0, &pair[1].0)).collect();
+        assert_eq!(names, ["a", "a", "b", "a"].map(|name| FunctionName::new(name).unwrap()));
+        assert_eq!(shared, [true, false, false]);
+        let word: value::StrDeserializer<'_, value::Error> = "A".into_deserializer();
+        let refused = AccountName::deserialize(word).unwrap_err().to_string();
+        assert!(refused.contains("`A` is not a valid account name"), "{refused}");
     }
 
     #[test]

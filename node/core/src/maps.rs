@@ -7,9 +7,6 @@ use std::marker::PhantomData;
 use imbl::{OrdMap, OrdSet};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// Entries that room is reserved for on the word of a length field alone.
-const TRUSTED: usize = 4096;
-
 /// For `deserialize_with` on a field that is a map.
 pub(crate) fn map<'de, D, K, V>(deserializer: D) -> Result<OrdMap<K, V>, D::Error>
 where
@@ -19,23 +16,23 @@ where
 {
     struct Entries<K, V>(PhantomData<(K, V)>);
 
-    impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Visitor<'de> for Entries<K, V> {
-        type Value = Vec<(K, V)>;
+    impl<'de, K: Deserialize<'de> + Ord + Clone, V: Deserialize<'de> + Clone> Visitor<'de> for Entries<K, V> {
+        type Value = OrdMap<K, V>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a map")
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Vec<(K, V)>, A::Error> {
-            let mut entries = Vec::with_capacity(access.size_hint().unwrap_or(0).min(TRUSTED));
-            while let Some(entry) = access.next_entry()? {
-                entries.push(entry);
+        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<OrdMap<K, V>, A::Error> {
+            let mut entries = OrdMap::new();
+            while let Some((key, value)) = access.next_entry()? {
+                entries.insert(key, value);
             }
             Ok(entries)
         }
     }
 
-    Ok(deserializer.deserialize_map(Entries(PhantomData))?.into_iter().collect())
+    deserializer.deserialize_map(Entries(PhantomData))
 }
 
 /// For `deserialize_with` on a field that is a set.
@@ -65,22 +62,22 @@ impl<'de, T: Deserialize<'de> + Ord + Clone> Deserialize<'de> for Set<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
-            type Value = Vec<T>;
+        impl<'de, T: Deserialize<'de> + Ord + Clone> Visitor<'de> for Items<T> {
+            type Value = OrdSet<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a set")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Vec<T>, A::Error> {
-                let mut items = Vec::with_capacity(access.size_hint().unwrap_or(0).min(TRUSTED));
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<OrdSet<T>, A::Error> {
+                let mut items = OrdSet::new();
                 while let Some(item) = access.next_element()? {
-                    items.push(item);
+                    items.insert(item);
                 }
                 Ok(items)
             }
         }
 
-        Ok(Set(deserializer.deserialize_seq(Items(PhantomData))?.into_iter().collect()))
+        deserializer.deserialize_seq(Items(PhantomData)).map(Set)
     }
 }

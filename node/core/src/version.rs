@@ -3,7 +3,8 @@
 //!
 //! * Each release supports a range of versions. History:
 //!   * 1, 2026-11: everything before there was a cluster version, so also a state that has none;
-//!   * 2, 2026-11: the version itself is in the state, and packages are.
+//!   * 2, 2026-11: the version itself is in the state, and packages are;
+//!   * 3, 2026-11: snapshots are compressed.
 //! * It goes up by one at a time, by a command of the leader, once every member has just said that it supports the
 //!   next one. It never goes down: there may be something in the log that an older release cannot read.
 //! * Until then no member writes anything that a member of the version in effect could not read, so it can still
@@ -51,7 +52,7 @@ pub struct Range {
 }
 
 /// What this release supports.
-pub const SUPPORTED: Range = Range { oldest: Version(1), newest: Version(2) };
+pub const SUPPORTED: Range = Range { oldest: Version(1), newest: Version(3) };
 
 impl Range {
     pub fn includes(&self, version: Version) -> bool {

@@ -20,6 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::refusals::Refusals;
+
 /// A connection on which nothing is asked is kept for so long into a shutdown: a request may be on its way, and who
 /// sent it could not tell that nobody has read it. Those that are used are told that they end, and so
 /// end between two requests.
@@ -65,7 +67,7 @@ pub enum Door {
     /// TLS. Clients have API keys, not certificates.
     Public(PublicTls),
     /// TLS with a node's certificate, or with none: what that may do is the handler's to say.
-    Peers(PeerTls),
+    Peers(PeerTls, Refusals),
 }
 
 /// Who a request comes from.
@@ -197,25 +199,27 @@ impl Door {
             Ok::<_, io::Error>(match self {
                 Door::Plain => (Stream::Plain(stream), None),
                 Door::Public(tls) => (Stream::Server(Box::new(tls.accept(stream).await?)), None),
-                Door::Peers(tls) => {
+                Door::Peers(tls, _) => {
                     let (stream, node) = tls.accept(stream).await?;
                     (Stream::Server(Box::new(stream)), node)
                 }
             })
         };
         let done = tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await;
-        match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok((stream, node)) => Some((stream, Caller { address, node })),
+        let error = match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((stream, node)) => return Some((stream, Caller { address, node })),
+            Err(error) => error,
+        };
+        match self {
             // What the other end showed or asked for was wrong; anything else is a connection that broke off.
-            Err(error) if matches!(self, Door::Peers(_)) && error.kind() == io::ErrorKind::InvalidData => {
-                tracing::warn!(remote = %address, reason = %error, "a caller was refused at the peer port");
-                None
+            Door::Peers(_, refusals) if error.kind() == io::ErrorKind::InvalidData => {
+                if let Some(untold) = refusals.tell(address.ip(), &error.to_string()) {
+                    tracing::warn!(remote = %address, reason = %error, untold, "a caller was refused at the peer port");
+                }
             }
-            Err(error) => {
-                tracing::debug!(remote = %address, %error, "no TLS came about");
-                None
-            }
+            _ => tracing::debug!(remote = %address, %error, "no TLS came about"),
         }
+        None
     }
 }
 

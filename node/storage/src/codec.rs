@@ -26,6 +26,8 @@ pub enum CodecError {
     Encode { of: &'static str, source: bincode::error::EncodeError },
     #[error("cannot hand on what is encoded")]
     Sink(#[source] io::Error),
+    #[error("cannot read what is to be decoded")]
+    Source(#[source] io::Error),
     #[error("an encoded {of} is empty")]
     Empty { of: &'static str },
     #[error("an encoded {of} has {bytes} bytes; at most {limit} are accepted")]

@@ -25,7 +25,8 @@ use muster_core::nodes::{self, Profile, Resources};
 use muster_core::units::{Millis, Timestamp};
 use muster_core::{Applied, ClusterState, Command, Entry, ProposalId};
 use muster_gateway::{
-    BoxFuture, Caller, Config, ControlPlane, Door, Gateway, Hosted, Limits, Meter, MeterError, serve,
+    BoxFuture, Caller, Config, ControlPlane, Door, Gateway, Hosted, Limits, Meter, MeterError, Refusals,
+    serve,
 };
 use muster_tls::{Authority, Credentials, PeerTls, Validity};
 use tokio::net::{TcpListener, TcpStream};
@@ -176,7 +177,13 @@ impl Cluster {
             asked.fetch_add(u64::from(request.uri().path() == "/peer/gateway/slots"), SeqCst);
             async move { gateway.handle_peer(request).await }
         };
-        tokio::spawn(serve(peer, Door::Peers(tls), handler, peer_limits, self.stop.clone()));
+        tokio::spawn(serve(
+            peer,
+            Door::Peers(tls, Refusals::default()),
+            handler,
+            peer_limits,
+            self.stop.clone(),
+        ));
         self.nodes.push(node);
     }
 

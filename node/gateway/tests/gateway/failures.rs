@@ -9,7 +9,7 @@ use muster_core::Command;
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::nodes::{self, Condition};
 use muster_core::units::Millis;
-use muster_gateway::{Body, Door, Limits, serve};
+use muster_gateway::{Body, Door, Limits, Refusals, serve};
 use tokio::net::TcpListener;
 
 use crate::cluster::*;
@@ -217,7 +217,7 @@ async fn a_node_that_falls_silent() {
                 Response::builder().status(204).body(Body::empty()).unwrap()
             }
         };
-        let door = Door::Peers(peer_tls(NodeId(9)));
+        let door = Door::Peers(peer_tls(NodeId(9)), Refusals::default());
         tokio::spawn(serve(silent, door, handler, Limits::for_peers(), cluster.stop.clone()));
         cluster.deploy("alpha", |_| ());
         let far = cluster.place(NodeId(9), "alpha");

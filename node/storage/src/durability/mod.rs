@@ -208,12 +208,21 @@ impl Writer {
         durable.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Writes one slice in the background, and waits until it is durable. The caller keeps it small.
-    pub(crate) async fn write_in_background(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+    /// Writes one slice in the background, and tells when it is durable. The caller keeps it small, and has
+    /// one under way at a time.
+    pub(crate) fn begin_in_background(
+        &self,
+        changes: Vec<Change>,
+    ) -> Result<oneshot::Receiver<()>, StoreError> {
         let (done, durable) = oneshot::channel();
         let done: Done = Box::new(move || _ = done.send(()));
         self.submit_background(Background::Write(Write { changes, done, _room: None }))?;
-        durable.await.map_err(|_| StoreError::Closed)
+        Ok(durable)
+    }
+
+    /// As [`Writer::begin_in_background`], and waits for it.
+    pub(crate) async fn write_in_background(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.begin_in_background(changes)?.await.map_err(|_| StoreError::Closed)
     }
 
     /// Removes `from..to` bit by bit. Nothing may be written there afterwards.

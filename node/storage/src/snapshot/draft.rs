@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::reader::{Chunks, Sizes, Stream};
@@ -17,17 +18,17 @@ use crate::keys::{self, Key, Kind};
 use crate::store::Store;
 
 /// Pauses between two slices of a draft that is gentle, in the time that the one before took.
-const PAUSE_TIMES: u32 = 3;
+const PAUSE_TIMES: u32 = 7;
 
 /// The longest of them: a disk that is slow for a moment is not slow for ever.
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How a draft shares the disk with the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// As fast as it goes: who writes waits for it.
     Full,
-    /// After each slice it leaves the disk and the processor alone for three times as long as the slice took.
+    /// After each slice it leaves the disk and the processor alone for seven times as long as the slice took.
     Gentle,
 }
 
@@ -36,7 +37,7 @@ impl Pace {
     /// appends to hold up takes larger ones.
     pub(crate) const fn slice(self) -> usize {
         let chunks = match self {
-            Pace::Full => 100,
+            Pace::Full => 50,
             Pace::Gentle => 24,
         };
         chunks * CHUNK_BYTES
@@ -51,12 +52,14 @@ pub struct Draft {
     store: Store,
     pace: Pace,
     generation: u64,
-    /// Those that are durable, all of them full.
+    /// Those that are written, all of them full; durable but for those of the slice under way.
     chunks: u32,
     /// Over those.
     hash: blake3::Hasher,
-    /// What comes behind them, less than a slice unless a write was interrupted.
+    /// What comes behind them, less than a slice.
     tail: Vec<u8>,
+    /// The one slice that the disk takes in while the next one is put together.
+    under_way: Option<oneshot::Receiver<()>>,
     transfer: Option<Transfer>,
     /// Set once no more can be appended.
     sealed: Option<Sizes>,
@@ -73,6 +76,7 @@ impl Draft {
             chunks: 0,
             hash: blake3::Hasher::new(),
             tail: Vec::new(),
+            under_way: None,
             transfer,
             sealed: None,
             finished: false,
@@ -94,11 +98,21 @@ impl Draft {
             };
             chunks += 1;
         }
-        let (pace, tail, transfer) = (Pace::Full, Vec::new(), Some(transfer));
-        Ok(Draft { store, pace, generation, chunks, hash, tail, transfer, sealed: None, finished: false })
+        Ok(Draft {
+            store,
+            pace: Pace::Full,
+            generation,
+            chunks,
+            hash,
+            tail: Vec::new(),
+            under_way: None,
+            transfer: Some(transfer),
+            sealed: None,
+            finished: false,
+        })
     }
 
-    /// Bytes it holds so far. After a crash those of the last slice may be missing.
+    /// Bytes it holds so far. After a crash those of the last two slices may be missing.
     pub fn held(&self) -> u64 {
         u64::from(self.chunks) * CHUNK_BYTES as u64 + self.tail.len() as u64
     }
@@ -148,6 +162,7 @@ impl Draft {
             let full = self.tail.len().min(self.pace.slice()) / CHUNK_BYTES;
             self.write(full * CHUNK_BYTES).await?;
         }
+        self.settle().await?;
         let (bytes, mut hash, mut chunks) = (self.held(), self.hash.clone(), self.chunks);
         if !self.tail.is_empty() {
             hash.update(&self.tail);
@@ -205,20 +220,31 @@ impl Draft {
         self.transfer = None;
     }
 
-    /// Writes so many bytes of the tail, whole chunks.
+    /// Writes so many bytes of the tail, whole chunks. At full pace the disk takes them in while more comes.
     async fn write(&mut self, bytes: usize) -> Result<(), StoreError> {
+        self.settle().await?;
         let began = Instant::now();
         let mut changes = self.note()?;
         let slice = self.tail[..bytes].chunks(CHUNK_BYTES);
         changes.extend(slice.zip(self.chunks..).map(|(chunk, at)| put_chunk(self.generation, at, chunk)));
-        self.store.inner().writer.write_in_background(changes).await?;
+        self.under_way = Some(self.store.inner().writer.begin_in_background(changes)?);
         self.hash.update(&self.tail[..bytes]);
         self.chunks += u32::try_from(bytes / CHUNK_BYTES).expect("a slice has few chunks");
         self.tail.drain(..bytes);
         if self.pace == Pace::Gentle {
+            self.settle().await?;
             tokio::time::sleep((began.elapsed() * PAUSE_TIMES).min(PAUSE_MAX)).await;
         }
         Ok(())
+    }
+
+    /// Waits until all that is written is durable.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(under_way) = &mut self.under_way else { return Ok(()) };
+        // Whoever gives up here leaves the waiting to the next.
+        let durable = under_way.await;
+        self.under_way = None;
+        durable.map_err(|_| StoreError::Closed)
     }
 
     /// What is stored with a transfer's first chunk, so that an interruption does not lose what it is

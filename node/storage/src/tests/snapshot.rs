@@ -204,7 +204,7 @@ fn a_power_cut_while_a_snapshot_arrives_leaves_the_old_one_and_what_has_arrived(
             let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
             let held = usize::try_from(draft.held()).unwrap();
             assert!(
-                held <= parts * PART && held + Pace::Full.slice() > (parts * PART).min(BYTES),
+                held <= parts * PART && held + 2 * Pace::Full.slice() > (parts * PART).min(BYTES),
                 "{held} of {parts} parts"
             );
             send(&mut draft, 2, all).await;
