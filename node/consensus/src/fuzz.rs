@@ -97,6 +97,7 @@ fn sent() -> Vec<(&'static str, Vec<u8>)> {
             call(Notice::new(Version(1), BTreeMap::from([(NodeId(1), Some(support())), (NodeId(2), None)]))),
         ),
         ("support.answer", messages::encode(messages::FORMAT, &support()).expect("plain data")),
+        ("moved", call(Member { http: "10.0.0.2:8081".into(), peer: "10.0.0.2:9081".into() })),
         ("read-index", call(())),
         ("applied", call(812_u64)),
         (
@@ -189,6 +190,7 @@ fn decode_all(bytes: &[u8]) {
     request::<AppendEntriesRequest<TypeConfig>>(bytes);
     request::<VoteRequest<NodeId>>(bytes);
     request::<Proposal>(bytes);
+    request::<Member>(bytes);
     request::<()>(bytes);
     request::<u64>(bytes);
     request::<Notice>(bytes);

@@ -1,8 +1,9 @@
 //! How fast the log takes entries, each batch durable before the next begins, with purge.
 //!
-//!     cargo run --release -p muster-storage --example append_bench [ENTRIES [DIRECTORY]]
+//!     cargo run --release -p muster-storage --example append_bench [ENTRIES [DIRECTORY [BATCH]]]
 //!
-//! Without a directory it works in a temporary one; what matters is the file system that is on.
+//! Without a directory it works in a temporary one; what matters is the file system that is on. Without a size
+//! of batches it tries several.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -34,13 +35,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let entries: u64 = arguments.next().map_or(Ok(200_000), |text| text.parse())?;
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let batches =
+        arguments.next().map_or(Ok(vec![1, 16, 64]), |text| text.parse().map(|batch| vec![batch]))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     println!("{entries} entries of {ENTRY_BYTES} B in {}", parent.display());
     println!(
         "{:>6} {:>12} {:>10} {:>10} {:>10} {:>9}",
         "batch", "entries/s", "p50 µs", "p99 µs", "barriers", "disk MB"
     );
-    for batch in [1, 16, 64] {
+    for batch in batches {
         let dir = tempfile::tempdir_in(&parent)?;
         let store = Store::open(dir.path(), Options::default())?;
         let log = store.log()?;
