@@ -261,7 +261,8 @@ async fn serve_public(
         let (gateway, admin) = (Arc::clone(&gateway), admin.clone());
         async move {
             if muster_gateway::is_invocation(&request) {
-                return gateway.handle(request, caller.address).await;
+                // In a box: every request to the admin API would carry the room it takes along.
+                return Box::pin(gateway.handle(request, caller.address)).await;
             }
             let answer = admin
                 .oneshot(muster_gateway::lingering(request))

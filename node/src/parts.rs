@@ -28,7 +28,7 @@ use tower::ServiceExt;
 use crate::agent::Agent;
 use crate::config::Config;
 use crate::controller::{Controller, REPORT_PREFIX};
-use crate::http::App;
+use crate::http::{App, Handles};
 use crate::images::Images;
 use crate::logs::Logs;
 use crate::meter::Meter;
@@ -155,7 +155,7 @@ impl Parts {
 
     /// What the admin API works on; `stop` ends answers that would not end by themselves.
     pub(crate) fn app(&self, stop: CancellationToken) -> App {
-        App {
+        App::new(Handles {
             consensus: self.consensus.clone(),
             controller: self.controller.clone(),
             gateway: Arc::clone(&self.gateway),
@@ -164,7 +164,7 @@ impl Parts {
             logs: self.logs.clone(),
             packages: self.packages.clone(),
             stop,
-        }
+        })
     }
 
     /// The invocation path of this node.

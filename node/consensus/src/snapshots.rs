@@ -54,7 +54,7 @@ impl Shelf {
         let Some((meta, reader)) = self.read()? else { return Ok(None) };
         *self.newest.lock().await = meta.last_log_id;
         self.durable(&meta);
-        let contents = self.decode(&meta, reader.stream()).await?;
+        let contents = self.decode(&meta, reader.stream(), false).await?;
         Ok(Some((meta, contents)))
     }
 
@@ -82,7 +82,8 @@ impl Shelf {
                 SnapshotData::Stored(reader) => self.copy(meta, reader).await?,
             };
             draft.seal().await.map_err(|e| write_error(meta, &e))?;
-            let contents = self.decode(meta, draft.stream()).await?;
+            // A node that has fallen behind leads nobody; its instances serve all the same.
+            let contents = self.decode(meta, draft.stream(), true).await?;
             versions.check(&contents.state).map_err(|unsupported| read_error(Some(meta), &unsupported))?;
             self.finish(meta, draft).await?;
             Ok(contents)
@@ -166,12 +167,22 @@ impl Shelf {
         Ok(Some((meta, reader)))
     }
 
-    async fn decode(&self, meta: &SnapshotMeta, mut stream: Stream) -> Result<Contents, StorageError> {
-        let decoded = self.store.offload(move || {
+    /// Decodes a state; `gently` where others have better things to do meanwhile.
+    async fn decode(
+        &self,
+        meta: &SnapshotMeta,
+        mut stream: Stream,
+        gently: bool,
+    ) -> Result<Contents, StorageError> {
+        let decode = move || {
             Contents::decode(&mut stream)
                 .map_err(|error| stream.failure().map_or(DecodeError::Codec(error), DecodeError::Store))
-        });
-        decoded.await.map_err(|e| read_error(Some(meta), &e))
+        };
+        let decoded = match gently {
+            true => self.store.offload_gently(decode).await,
+            false => self.store.offload(decode).await,
+        };
+        decoded.map_err(|e| read_error(Some(meta), &e))
     }
 }
 
@@ -254,7 +265,7 @@ mod tests {
         while !saving.is_finished() {
             let (meta, reader) = shelf.read().expect("readable").expect("there is always one");
             assert!(meta.last_log_id >= last, "an older one came back");
-            shelf.decode(&meta, reader.stream()).await.expect("it stays while it is read");
+            shelf.decode(&meta, reader.stream(), false).await.expect("it stays while it is read");
             last = meta.last_log_id;
         }
         saving.await.expect("saving does not panic");

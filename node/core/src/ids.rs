@@ -1,6 +1,7 @@
 //! Typed identities. Each id is a newtype, so a node can never be passed where an instance is meant.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -200,9 +201,22 @@ macro_rules! name {
         ///
         /// Names that are decoded one after the other share their text where they are equal: most of the ledger is
         /// names, in order.
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
         #[serde(into = "String")]
         pub struct $name(Arc<str>);
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                // Where the text is shared it need not be looked at, which is most of the time in a large map.
+                if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             pub fn new(text: &str) -> Result<Self, InvalidId> {

@@ -259,7 +259,7 @@ pub(crate) fn account(name: &str, account: &accounts::Account) -> api::Account {
         },
         created_at: time(account.created_at),
         keys: account.keys.iter().map(|(id, key)| self::key(id.to_string(), key)).collect(),
-        grants: account.grants.iter().map(|(pattern, actions)| grant(pattern, actions)).collect(),
+        grants: account.grants.iter().map(|(pattern, actions)| grant(pattern, actions.as_ref())).collect(),
     }
 }
 

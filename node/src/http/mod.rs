@@ -16,6 +16,7 @@ mod packages;
 mod problem;
 mod usage;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
@@ -32,9 +33,26 @@ use crate::packages::Packages;
 pub(crate) use convert::time;
 use problem::ApiError;
 
-/// What handlers need. A clone is a handle.
+/// What handlers need. A clone is a handle to the same, and each request takes several.
 #[derive(Clone, Debug)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<Handles>);
+
+impl App {
+    pub(crate) fn new(handles: Handles) -> Self {
+        App(Arc::new(handles))
+    }
+}
+
+impl Deref for App {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Handles {
     pub(crate) consensus: Consensus,
     pub(crate) controller: Controller,
     pub(crate) gateway: Arc<Gateway>,

@@ -47,7 +47,7 @@ pub struct Account {
     #[serde(deserialize_with = "crate::maps::map")]
     pub keys: OrdMap<KeyId, Key>,
     #[serde(deserialize_with = "crate::maps::map")]
-    pub grants: OrdMap<Pattern, BTreeSet<Action>>,
+    pub grants: OrdMap<Pattern, Arc<BTreeSet<Action>>>,
 }
 
 /// Why a caller was not let in.
@@ -174,7 +174,7 @@ impl Accounts {
                 let max = GRANTS_PER_ACCOUNT_MAX as u64;
                 return Err(Rejection::Limit { what: "grants per account".into(), max });
             }
-            account.grants.insert(pattern.clone(), actions.clone());
+            account.grants.insert(pattern.clone(), Arc::new(actions.clone()));
             Ok(())
         })?;
         Ok(narrowed)
@@ -187,15 +187,14 @@ impl Accounts {
         })
     }
 
+    /// A change that is refused must not have changed anything: an account that only this state has is changed
+    /// where it is.
     fn update(
         &mut self,
         name: &AccountName,
         change: impl FnOnce(&mut Account) -> Result<(), Rejection>,
     ) -> Result<(), Rejection> {
-        let known = self.by_name.get(name).ok_or_else(|| Rejection::missing(Kind::Account, name))?;
-        let mut account = Account::clone(known);
-        change(&mut account)?;
-        self.by_name.insert(name.clone(), Arc::new(account));
-        Ok(())
+        let known = self.by_name.get_mut(name).ok_or_else(|| Rejection::missing(Kind::Account, name))?;
+        change(Arc::make_mut(known))
     }
 }
