@@ -53,6 +53,12 @@ def applied(muster, node):
     return {one["id"]: one["applied"] or 0 for one in nodes}[node]
 
 
+def purged(muster, node):
+    _, _, text = muster.api(node, 3.0).call("GET", "/metrics")
+    lines = (line.split() for line in text.decode().splitlines())
+    return next(int(line[1]) for line in lines if line[0] == "muster_raft_purged_index")
+
+
 def restart_all(muster, extra):
     muster.stop()
     muster.extra = extra
@@ -90,11 +96,11 @@ def restarts(muster, trials):
 
 
 def left_behind(muster, load_program):
-    """Kills a follower and writes until only a snapshot can bring it back."""
+    """Kills a follower, and writes until the others' logs have no more what it misses."""
     leader, victim = follower(muster)
     before = applied(muster, leader)
     muster.kill_node(victim)
-    while (applied(muster, leader) or 0) < before + 1_500:
+    while (applied(muster, leader) or 0) < before + 1_500 or purged(muster, leader) <= before:
         load(load_program, muster, leader, 4, 1)
     return leader, victim
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Incoming};
@@ -17,15 +18,18 @@ use muster_core::ids::NodeId;
 use muster_tls::{PeerTls, PublicTls, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::refusals::Refusals;
 
-/// A connection on which nothing is asked is kept for so long into a shutdown: a request may be on its way, and who
-/// sent it could not tell that nobody has read it. Those that are used are told that they end, and so
-/// end between two requests.
+/// New connections are taken for so long into a shutdown, and one on which nothing is asked is kept for as long: a
+/// request may be on its way, and who sent it could not tell that nobody has read it. Those that are used are told
+/// that they end, and so end between two requests.
 const LINGER: Duration = Duration::from_millis(250);
+/// The most connections that are taken from the backlog at the very end: nobody may keep a listener from closing.
+const LATE_MAX: usize = 4_096;
 
 /// The bounds of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,14 +114,22 @@ pub async fn serve<H, F, B>(
     let connections = TaskTracker::new();
     // Dropped connections end their requests, so whatever is left after the grace is cut.
     let kill = CancellationToken::new();
-    loop {
-        let (stream, remote, permit) = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
-        };
+    let serve_on = |(stream, remote, permit)| {
         let connection = Connection { stream, remote, permit, kill: kill.child_token() };
         connections.spawn(connection.run(door.clone(), handler.clone(), limits.clone(), shutdown.clone()));
+    };
+    let closing = lingered(&shutdown);
+    tokio::pin!(closing);
+    loop {
+        tokio::select! {
+            () = &mut closing => break,
+            accepted = accept(&listener, &room) => serve_on(accepted),
+        }
     }
+    // Who waits in the kernel's backlog has connected, and may have sent a request: closing the listener would cut
+    // it off, and it could not tell that nobody has read it.
+    let waiting = std::iter::from_fn(|| unconstrained(accept(&listener, &room)).now_or_never());
+    waiting.take(LATE_MAX).for_each(serve_on);
     drop(listener);
     connections.close();
     if tokio::time::timeout(limits.grace, connections.wait()).await.is_err() {
@@ -145,7 +157,8 @@ impl Connection {
         let Connection { stream, remote, permit, kill } = self;
         let entered = tokio::select! {
             entered = door.let_in(stream, remote) => entered,
-            () = shutdown.cancelled() => None,
+            // Not at once: what it sent must be read, or it cannot know.
+            () = lingered(&shutdown) => None,
         };
         let Some((stream, caller)) = entered else { return };
         let (cut, last) = (Cut(kill.clone()), shutdown.clone());

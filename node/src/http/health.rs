@@ -44,6 +44,18 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         ),
         ("muster_raft_applied_index", "counter", "The last entry applied here.", state.applied_index()),
         (
+            "muster_raft_snapshot_index",
+            "counter",
+            "The last entry in the snapshot here.",
+            raft.snapshot.map_or(0, |last| last.index),
+        ),
+        (
+            "muster_raft_purged_index",
+            "counter",
+            "The last entry that the log here has no more.",
+            raft.purged.map_or(0, |last| last.index),
+        ),
+        (
             "muster_cluster_version",
             "gauge",
             "The cluster version in effect, as applied here.",

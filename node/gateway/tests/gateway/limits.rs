@@ -86,6 +86,29 @@ async fn a_head_that_never_ends() {
     within(server).await.unwrap();
 }
 
+#[tokio::test]
+async fn who_has_connected_before_a_shutdown_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    // All of them wait in the backlog as it begins.
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let handler = |_, _| async { Response::new(Body::from("ok")) };
+    let server = tokio::spawn(serve(listener, Door::Plain, handler, Limits::default(), stop));
+    for mut client in clients {
+        let mut answer = String::new();
+        within(client.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    }
+    within(server).await.unwrap();
+}
+
 /// Bound to an address that others made by this may be bound to as well.
 fn shared(addr: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
