@@ -37,6 +37,7 @@ mod headers;
 mod host;
 mod metrics;
 mod outside;
+mod parting;
 mod peer;
 mod peers;
 mod pool;

@@ -22,6 +22,7 @@ use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::parting::{Ending, Parting};
 use crate::refusals::Refusals;
 
 /// New connections are taken for so long into a shutdown, and one on which nothing is asked is kept for as long: a
@@ -162,12 +163,16 @@ impl Connection {
         };
         let Some((stream, caller)) = entered else { return };
         let (cut, last) = (Cut(kill.clone()), shutdown.clone());
+        // What nodes say to each other has other ways to be sure.
+        let (ending, has_last_word) = (Ending::default(), !matches!(door, Door::Peers(..)));
+        let announced = ending.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(cut.clone());
-            let (response, last) = (handler(request, caller), last.clone());
+            let (response, last, announced) = (handler(request, caller), last.clone(), announced.clone());
             async move {
                 let mut response = response.await;
                 if last.is_cancelled() {
+                    announced.announce();
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response)
@@ -177,7 +182,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_header_size(limits.head_max_bytes)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(Parting::new(TokioIo::new(stream), ending.clone()), service);
         tokio::pin!(serving);
         let mut stopping = false;
         loop {
@@ -191,6 +196,9 @@ impl Connection {
                 () = kill.cancelled() => break,
                 () = lingered(&shutdown), if !stopping => {
                     stopping = true;
+                    if has_last_word {
+                        ending.begin();
+                    }
                     serving.as_mut().graceful_shutdown();
                 }
             }

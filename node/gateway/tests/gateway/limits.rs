@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use muster_api::InvocationState;
 use muster_gateway::{Body, Config, Door, Limits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -106,6 +107,41 @@ async fn who_has_connected_before_a_shutdown_is_answered() {
         within(client.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
     }
+    within(server).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_word_on_an_idle_connection_is_that_nothing_was_started() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let handler = |_, _| async { Response::new(Body::from("ok")) };
+    let server = tokio::spawn(serve(listener, Door::Plain, handler, Limits::default(), stop.clone()));
+    let get = "GET / HTTP/1.1\r\n\r\n";
+    let (mut idle, _) = raw(addr, get).await;
+    let (mut half, _) = raw(addr, get).await;
+    let (mut used, _) = raw(addr, get).await;
+    half.write_all(b"POST / HTT").await.unwrap();
+    stop.cancel();
+    used.write_all(get.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    for stream in [&mut idle, &mut half, &mut used] {
+        let mut text = String::new();
+        within(stream.read_to_string(&mut text)).await.unwrap();
+        said.push(text);
+    }
+    for text in &said[..2] {
+        let text = text.trim_start_matches("ok");
+        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("connection: close"), "{text}");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{text}");
+        let problem: muster_api::Problem = serde_json::from_str(body).unwrap();
+        assert_eq!(problem.invocation_state, Some(InvocationState::NotStarted));
+    }
+    // Who was told by the answer needs no other.
+    let text = said[2].trim_start_matches("ok");
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("\r\n\r\nok"), "{text}");
+    drop((idle, half, used));
     within(server).await.unwrap();
 }
 

@@ -14,8 +14,8 @@ use super::{Done, Engine};
 use crate::database::Failure;
 use crate::memory::Memory;
 
-/// The most keys that one round removes in the background.
-const REMOVE_SLICE: usize = 512;
+/// The most keys that one round removes in the background. Appends that come meanwhile wait for it.
+const REMOVE_SLICE: usize = 64;
 
 /// What a round has written, on its way through the barrier.
 struct Written {

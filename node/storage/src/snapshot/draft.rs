@@ -38,7 +38,7 @@ impl Pace {
     pub(crate) const fn slice(self) -> usize {
         let chunks = match self {
             Pace::Full => 50,
-            Pace::Gentle => 24,
+            Pace::Gentle => 8,
         };
         chunks * CHUNK_BYTES
     }
