@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Incoming};
@@ -18,16 +17,14 @@ use muster_core::ids::NodeId;
 use muster_tls::{PeerTls, PublicTls, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::parting::{Ending, Parting};
 use crate::refusals::Refusals;
 
-/// New connections are taken for so long into a shutdown, and one on which nothing is asked is kept for as long: a
-/// request may be on its way, and who sent it could not tell that nobody has read it. Those that are used are told
-/// that they end, and so end between two requests.
+/// A connection on which nothing is asked is kept for so long into a shutdown: a request may be on its way. Those that
+/// are used are told that they end, and so end between two requests.
 const LINGER: Duration = Duration::from_millis(250);
 /// The most connections that are taken from the backlog at the very end: nobody may keep a listener from closing.
 const LATE_MAX: usize = 4_096;
@@ -119,19 +116,16 @@ pub async fn serve<H, F, B>(
         let connection = Connection { stream, remote, permit, kill: kill.child_token() };
         connections.spawn(connection.run(door.clone(), handler.clone(), limits.clone(), shutdown.clone()));
     };
-    let closing = lingered(&shutdown);
-    tokio::pin!(closing);
     loop {
         tokio::select! {
-            () = &mut closing => break,
+            () = shutdown.cancelled() => break,
             accepted = accept(&listener, &room) => serve_on(accepted),
         }
     }
-    // Who waits in the kernel's backlog has connected, and may have sent a request: closing the listener would cut
-    // it off, and it could not tell that nobody has read it.
-    let waiting = std::iter::from_fn(|| unconstrained(accept(&listener, &room)).now_or_never());
-    waiting.take(LATE_MAX).for_each(serve_on);
-    drop(listener);
+    // From here on others are refused, and can tell.
+    for accepted in last_of(listener, &room) {
+        serve_on(accepted);
+    }
     connections.close();
     if tokio::time::timeout(limits.grace, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "cutting connections that outlast the grace");
@@ -242,6 +236,23 @@ impl Door {
         }
         None
     }
+}
+
+/// Closes a listener, and returns who waits in its backlog: they have connected, and may have sent a request. Cut off
+/// they could not tell that nobody has read it.
+fn last_of(
+    listener: TcpListener,
+    room: &Arc<Semaphore>,
+) -> Vec<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    // The runtime knows of those only that it has been told of.
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let waiting = std::iter::from_fn(|| {
+        let permit = Arc::clone(room).try_acquire_owned().ok()?;
+        let (stream, remote) = listener.accept().ok()?;
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok()?;
+        Some((stream, remote, permit))
+    });
+    waiting.take(LATE_MAX).collect()
 }
 
 /// The next connection, once there is room for it. Errors are waited out: they concern one
