@@ -8,13 +8,15 @@ For each number of ledger rows three nodes start from directories that `fill` wr
   again: from exec until it has all that the leader has, by the leader's snapshot.
 
 With the largest state, the latency of writes by a few clients on the leader, in alternating rounds: quiet (no
-snapshot is due); while all nodes build snapshots one after the other; and while a follower gets one. In the
-end, while the leader adds up all the hours to days.
+snapshot is due); while all nodes build snapshots one after the other; while a follower that was paused gets
+one; and while one is started, which reads its old state first, and gets one. In the end, while the leader adds
+up all the hours to days.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,11 +97,14 @@ def restarts(muster, trials):
     return times, resident(muster.process[victim].pid)
 
 
-def left_behind(muster, load_program):
-    """Kills a follower, and writes until the others' logs have no more what it misses."""
+def left_behind(muster, load_program, pause=False):
+    """Kills or pauses a follower, and writes until the others' logs have no more what it misses."""
     leader, victim = follower(muster)
     before = applied(muster, leader)
-    muster.kill_node(victim)
+    if pause:
+        muster.process[victim].send_signal(signal.SIGSTOP)
+    else:
+        muster.kill_node(victim)
     while (applied(muster, leader) or 0) < before + 1_500 or purged(muster, leader) <= before:
         load(load_program, muster, leader, 4, 1)
     return leader, victim
@@ -118,9 +123,9 @@ def rebuilds(muster, trials, load_program):
     return times
 
 
-def installs(muster, load_program, clients, seconds):
-    """Writes while a follower gets the snapshot; the follower is started a second after they begin."""
-    leader, victim = left_behind(muster, load_program)
+def installs(muster, load_program, clients, seconds, pause):
+    """Writes while a follower gets the snapshot; it is started, or goes on, a second after they begin."""
+    leader, victim = left_behind(muster, load_program, pause)
     pid = muster.process[leader].pid
     before = resident(pid)[0]
     forget_peak(pid)
@@ -128,7 +133,10 @@ def installs(muster, load_program, clients, seconds):
     with ThreadPoolExecutor(1) as pool:
         writes = pool.submit(load, load_program, muster, leader, clients, seconds)
         time.sleep(1.0)
-        muster.start_node(victim)
+        if pause:
+            muster.process[victim].send_signal(signal.SIGCONT)
+        else:
+            muster.start_node(victim)
         measured = writes.result()
     muster.wait_ready(victim)
     wait_for("it has caught up", lambda: muster.caught_up(victim), 120)
@@ -185,7 +193,7 @@ def main():
             if rows != sizes[-1]:
                 muster.stop()
                 continue
-            rounds = {"quiet": [], "building": [], "installing": []}
+            rounds = {"quiet": [], "building": [], "installing": [], "starting and installing": []}
             for number in range(arguments.rounds):
                 restart_all(muster, QUIET)
                 rounds["quiet"].append(load(load_program, muster, muster.leader(), arguments.clients, arguments.seconds))
@@ -193,7 +201,9 @@ def main():
                 rounds["building"].append(
                     load(load_program, muster, muster.leader(), arguments.clients, arguments.seconds)
                 )
-                rounds["installing"].append(installs(muster, load_program, arguments.clients, arguments.seconds))
+                for name, pause in (("installing", True), ("starting and installing", False)):
+                    measured = installs(muster, load_program, arguments.clients, arguments.seconds, pause)
+                    rounds[name].append(measured)
                 report.say(f"round {number + 1}: " + str({name: each[-1] for name, each in rounds.items()}))
             restart_all(muster, ROLL_UP)
             leader = muster.leader()

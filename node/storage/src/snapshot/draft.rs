@@ -37,7 +37,7 @@ impl Pace {
     /// appends to hold up takes larger ones.
     pub(crate) const fn slice(self) -> usize {
         let chunks = match self {
-            Pace::Full => 50,
+            Pace::Full => 24,
             Pace::Gentle => 8,
         };
         chunks * CHUNK_BYTES
