@@ -42,7 +42,9 @@ impl PeerService {
         let path = request.uri().path().to_owned();
         let refuse = |status, reason| {
             let (remote, node) = (caller.address, caller.node.map(|node| node.0));
-            if let Some(untold) = self.refusals.tell(remote.ip(), reason) {
+            // Nodes may share an address, as those of a local cluster do.
+            let of = node.map_or_else(|| reason.to_owned(), |node| format!("{node}: {reason}"));
+            if let Some(untold) = self.refusals.tell(remote.ip(), &of) {
                 tracing::warn!(%remote, node, path, reason, untold, "a caller was refused at the peer port");
             }
             plain(status, reason)
@@ -85,7 +87,7 @@ impl PeerService {
             Ok(bytes) => Response::new(muster_gateway::full(Bytes::from(bytes))),
             Err(problem) => {
                 let remote = caller.address;
-                if let Some(untold) = self.refusals.tell(remote.ip(), &problem) {
+                if let Some(untold) = self.refusals.tell(remote.ip(), &format!("{node}: {problem}")) {
                     tracing::warn!(%remote, %node, path, problem, untold, "a peer's request was refused");
                 }
                 plain(StatusCode::BAD_REQUEST, &problem)
