@@ -40,7 +40,7 @@ fn admitted(state: &ClusterState, node: NodeId) -> bool {
 impl PeerService {
     pub(crate) async fn handle(self, request: Request<Incoming>, caller: Caller) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        let refuse = |status, reason| {
+        let refuse = |status, reason: &str| {
             let (remote, node) = (caller.address, caller.node.map(|node| node.0));
             // Nodes may share an address, as those of a local cluster do.
             let of = node.map_or_else(|| reason.to_owned(), |node| format!("{node}: {reason}"));
