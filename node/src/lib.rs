@@ -6,7 +6,8 @@
 //! propose), `meter` (usage on its way to the ledger), `enrollment` and `leaving` (how a node comes and
 //! goes), `http` (the admin API), `logs` (what instances write, through any node), `peer` (what other nodes
 //! may ask), `packages` and `images` (what functions are of, fetched before it is needed) and `credentials`
-//! (how they know it is this one). `offline` works on a node's data while it does not run. The log, the store, the engines and the invocation path are crates of their own.
+//! (how they know it is this one). `offline` works on a node's data while it does not run. The log, the store,
+//! the engines and the invocation path are crates of their own.
 
 mod agent;
 mod bootstrap;
