@@ -92,3 +92,29 @@ fn clocks_drift_and_come_back_without_being_set_back() {
         assert_eq!(clock.told_shifted().unwrap(), 0, "nobody has set it");
     }
 }
+
+#[test]
+fn changes_in_quick_succession_set_no_clock_back() {
+    const PPM: i64 = 20_000;
+    const STEP_NS: i128 = 15_000_000;
+    let dir = tempfile::TempDir::new().unwrap();
+    let clock = Clock::new(dir.path().join("clock"), programs::clock().unwrap()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    clock.drift_ppm(PPM).unwrap();
+    let mut last = 0;
+    for far_ns in [STEP_NS, 2 * STEP_NS] {
+        loop {
+            let (least, most, said) = ahead_ns(&clock);
+            assert!(said >= last, "it was set back from {last} to {said}");
+            last = said;
+            if least > far_ns {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{least} to {most} ns ahead");
+        }
+        // As when one fault is mended while the next one strikes: none of these has begun as the last is written.
+        clock.come_back_ppm(PPM).unwrap();
+        clock.drift_ppm(-PPM).unwrap();
+        clock.drift_ppm(PPM).unwrap();
+    }
+}

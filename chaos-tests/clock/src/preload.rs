@@ -156,13 +156,12 @@ fn ahead_ns(shared: &Shared, time: timespec, wall: bool) -> i64 {
             nanoseconds(now)
         }
     };
-    // The last one is written a moment before it begins, so that no clock is ever set back.
+    // Each is written a moment before it begins, so that no clock is ever set back; in that moment more may be.
     let stretch = |number: u64| {
         let place = usize::try_from(number % STRETCHES as u64).ok()?;
         shared.stretches.get(place)?.ahead_ns(now_ns)
     };
-    let last = stretch(begun - 1);
-    last.or_else(|| begun.checked_sub(2).and_then(stretch)).unwrap_or(0)
+    (begun.saturating_sub(STRETCHES as u64)..begun).rev().find_map(stretch).unwrap_or(0)
 }
 
 fn nanoseconds(time: timespec) -> i64 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
 /// The file's layout: see the package `muster-clock`.
@@ -18,8 +18,9 @@ const STRETCH_BYTES: u64 = 32;
 const STRETCHES: u64 = 64;
 const FILE_BYTES: usize = 32 + 64 * 32;
 
-/// A stretch is written so long before it begins: a clock that was told before must not be set back.
-const LEAD: Duration = Duration::from_millis(50);
+/// A stretch is written so long before it begins: a clock that was told before must not be set back. A busy machine
+/// may take its time to write it.
+const LEAD: Duration = Duration::from_millis(250);
 const MILLION: i64 = 1_000_000;
 
 /// The clocks of the programs that are started with its [`env`](Self::env).
@@ -122,9 +123,7 @@ impl Clock {
     /// Begins a stretch in a moment; `rate` answers its rate, and when it ends.
     fn begin(&self, rate: impl FnOnce(Stretch) -> (i64, i64)) -> Result<()> {
         let mut drift = self.drift.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("there is no monotonic clock")?;
-        let now_ns = now.tv_sec() * 1_000_000_000 + now.tv_nsec();
-        let since_ns = now_ns + i64::try_from(LEAD.as_nanos()).context("a moment")?;
+        let since_ns = now_ns()? + i64::try_from(LEAD.as_nanos()).context("a moment")?;
         let ahead_ns = drift.last.ahead_ns(since_ns);
         let unhurried = Stretch { since_ns, ahead_ns, ..Stretch::default() };
         let (rate_ppm, until_ns) = rate(unhurried);
@@ -136,7 +135,9 @@ impl Clock {
             .context("cannot set a clock")?;
         drift.begun += 1;
         drift.last = next;
-        self.file.write_all_at(&drift.begun.to_ne_bytes(), BEGUN_AT).context("cannot set a clock")
+        self.file.write_all_at(&drift.begun.to_ne_bytes(), BEGUN_AT).context("cannot set a clock")?;
+        ensure!(now_ns()? < since_ns, "this machine stood still as a clock was set: it may have been set back");
+        Ok(())
     }
 
     fn read(&self, at: u64) -> Result<u64> {
@@ -144,4 +145,10 @@ impl Clock {
         self.file.read_exact_at(&mut number, at).context("cannot read a clock's file")?;
         Ok(u64::from_ne_bytes(number))
     }
+}
+
+/// By the right monotonic clock.
+fn now_ns() -> Result<i64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("there is no monotonic clock")?;
+    Ok(now.tv_sec() * 1_000_000_000 + now.tv_nsec())
 }
