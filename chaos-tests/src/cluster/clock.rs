@@ -136,7 +136,10 @@ impl Clock {
         drift.begun += 1;
         drift.last = next;
         self.file.write_all_at(&drift.begun.to_ne_bytes(), BEGUN_AT).context("cannot set a clock")?;
-        ensure!(now_ns()? < since_ns, "this machine stood still as a clock was set: it may have been set back");
+        ensure!(
+            now_ns()? < since_ns,
+            "this machine stood still as a clock was set: it may have been set back"
+        );
         Ok(())
     }
 

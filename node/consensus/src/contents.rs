@@ -1,6 +1,6 @@
 //! What a snapshot holds, and how it is encoded: bit by bit, never in memory as a whole.
 
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 use muster_core::ClusterState;
 use muster_storage::codec::{self, CodecError};
@@ -76,7 +76,8 @@ impl Contents {
     }
 
     /// Decodes what a reader has, to its end.
-    pub(crate) fn decode(mut reader: impl Read) -> Result<Contents, CodecError> {
+    pub(crate) fn decode(reader: impl Read) -> Result<Contents, CodecError> {
+        let mut reader = BufReader::with_capacity(SLICE_BYTES, reader);
         let (digest, state) = match codec::read_format::<ClusterState>(&KNOWN, &mut reader)? {
             WITHOUT_STORES => (None, codec::decode_from(&mut reader.chain(&EMPTY_SINCE_FIRST[..]))?),
             WITHOUT_MEMBERS => codec::decode_from(&mut reader.chain(&EMPTY_SINCE_SECOND[..]))?,
@@ -124,11 +125,11 @@ impl<W: Write> Write for Shortened<'_, W> {
 }
 
 /// What is in a Zstandard frame.
-struct Frame<R: Read>(zstd::Decoder<'static, BufReader<R>>);
+struct Frame<R: BufRead>(zstd::Decoder<'static, R>);
 
-impl<R: Read> Frame<R> {
+impl<R: BufRead> Frame<R> {
     fn of(reader: R) -> Result<Self, CodecError> {
-        let mut decoder = zstd::Decoder::new(reader).map_err(CodecError::Source)?.single_frame();
+        let mut decoder = zstd::Decoder::with_buffer(reader).map_err(CodecError::Source)?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).map_err(CodecError::Source)?;
         Ok(Frame(decoder))
     }
@@ -143,7 +144,7 @@ impl<R: Read> Frame<R> {
     }
 }
 
-impl<R: Read> Read for Frame<R> {
+impl<R: BufRead> Read for Frame<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // An end within the frame must not pass for that of its content.
         self.0.read(into).map_err(|error| match error.kind() {

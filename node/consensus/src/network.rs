@@ -257,7 +257,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         let Snapshot { meta, snapshot } = snapshot;
         let reader = match *snapshot {
             SnapshotData::Stored(reader) => reader,
-            SnapshotData::Arrived(_) => {
+            SnapshotData::Arrived(..) => {
                 let error = std::io::Error::other("a snapshot that is not installed cannot be sent");
                 return Err(read_error(Some(&meta), &error).into());
             }

@@ -1,7 +1,7 @@
 //! Snapshots from peers: part by part into the store, and on from there after an interruption.
 //!
 //! The sender offers a [`Transfer`] and is told how much of it is here; then it sends parts from there
-//! on. What has arrived is checked against the offered hash before openraft hears of it: an error
+//! on, which are decoded as they come. What has arrived is checked against the offered hash before openraft hears of it: an error
 //! after that would be the end of this node's part in the log. A sender of a version that makes no offers
 //! begins with the first part.
 
@@ -14,7 +14,7 @@ use openraft::error::{Fatal, InstallSnapshotError, RaftError, SnapshotMismatch};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::snapshots::write_error;
+use crate::snapshots::{Decoding, write_error};
 use crate::types::{SnapshotMeta, Vote};
 
 /// A sender's question how much of a transfer is here.
@@ -32,7 +32,14 @@ pub(crate) struct Receiver(Arc<Mutex<Option<Inner>>>);
 #[derive(Debug)]
 struct Inner {
     store: SnapshotStore,
-    under_way: Option<(String, Draft)>,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    id: String,
+    draft: Draft,
+    decoding: Option<Decoding>,
 }
 
 pub(crate) type Refusal = RaftError<NodeId, InstallSnapshotError>;
@@ -46,38 +53,41 @@ impl Receiver {
     pub(crate) async fn held(&self, transfer: Transfer) -> Result<u64, Fatal<NodeId>> {
         let mut inner = self.0.lock().await;
         let Inner { store, under_way } = inner.as_mut().ok_or(Fatal::Stopped)?;
-        if let Some((_, draft)) = under_way.as_ref().filter(|(_, draft)| draft.transfer() == Some(&transfer))
-        {
-            return Ok(draft.held());
+        if let Some(known) = under_way.as_ref().filter(|known| known.draft.transfer() == Some(&transfer)) {
+            return Ok(known.draft.held());
         }
         // The store keeps what there is of the one before until this one has begun.
         *under_way = None;
         let (id, meta) = (transfer.id.clone(), SnapshotMeta::default());
-        let draft = store.receive(transfer).await.map_err(|e| failed(&meta, &e))?;
+        let mut draft = store.receive(transfer).await.map_err(|e| failed(&meta, &e))?;
         let held = draft.held();
-        *under_way = Some((id, draft));
+        let decoding = Decoding::of(&mut draft, store);
+        *under_way = Some(UnderWay { id, draft, decoding });
         Ok(held)
     }
 
-    /// Takes one part; the whole, checked, with the last.
+    /// Takes one part; with the last it gives the whole, checked, and the state that comes of it.
     pub(crate) async fn take(
         &self,
         meta: &SnapshotMeta,
         offset: u64,
         data: &[u8],
         done: bool,
-    ) -> Result<Option<Draft>, Refusal> {
+    ) -> Result<Option<(Draft, Option<Decoding>)>, Refusal> {
         let mut inner = self.0.lock().await;
         let Inner { store, under_way } = inner.as_mut().ok_or(RaftError::Fatal(Fatal::Stopped))?;
-        let known = under_way.take().filter(|(id, _)| *id == meta.snapshot_id);
-        let (id, mut draft) = match known {
+        let known = under_way.take().filter(|known| known.id == meta.snapshot_id);
+        let UnderWay { id, mut draft, decoding } = match known {
             Some(known) => known,
-            None if offset == 0 => (meta.snapshot_id.clone(), store.begin(Pace::Full)),
+            None if offset == 0 => {
+                let (id, draft) = (meta.snapshot_id.clone(), store.begin(Pace::Full));
+                UnderWay { id, draft, decoding: None }
+            }
             None => return Err(mismatch(meta, 0, offset)),
         };
         let held = draft.held();
         if offset > held {
-            *under_way = Some((id, draft));
+            *under_way = Some(UnderWay { id, draft, decoding });
             return Err(mismatch(meta, held, offset));
         }
         // A part that was sent again may overlap what is here.
@@ -87,9 +97,9 @@ impl Receiver {
             if done { draft.seal().await } else { Ok(()) }
         };
         match taken.await {
-            Ok(()) if done => Ok(Some(draft)),
+            Ok(()) if done => Ok(Some((draft, decoding))),
             Ok(()) => {
-                *under_way = Some((id, draft));
+                *under_way = Some(UnderWay { id, draft, decoding });
                 Ok(None)
             }
             Err(error @ (StoreError::Mismatch { .. } | StoreError::TooLarge { .. })) => {
@@ -103,7 +113,14 @@ impl Receiver {
 
     /// Lets go of the store. What has arrived stays there.
     pub(crate) async fn close(&self) {
-        *self.0.lock().await = None;
+        let inner = self.0.lock().await.take();
+        let Some(UnderWay { draft, decoding: Some(decoding), .. }) = inner.and_then(|inner| inner.under_way)
+        else {
+            return;
+        };
+        drop(draft);
+        // Who reads what arrives has the store open, too.
+        decoding.ended().await;
     }
 }
 

@@ -163,13 +163,14 @@ impl Server {
         if vote.partial_cmp(&own).is_none_or(std::cmp::Ordering::is_lt) {
             return Ok(InstallSnapshotResponse { vote: own });
         }
-        let Some(draft) = self.receiver.take(&meta, offset, &data, done).await? else {
+        let Some((draft, decoding)) = self.receiver.take(&meta, offset, &data, done).await? else {
             return Ok(InstallSnapshotResponse { vote: own });
         };
         // openraft purges the log as it hands the snapshot on, which must wait for the snapshot.
         let index = meta.last_log_id.map(|last| last.index);
         index.inspect(|index| self.arrivals.arrived(*index));
-        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::Arrived(Box::new(draft))) };
+        let arrived = SnapshotData::Arrived(Box::new(draft), decoding);
+        let snapshot = Snapshot { meta, snapshot: Box::new(arrived) };
         let answer = self.raft.install_full_snapshot(vote, snapshot).await;
         index.inspect(|index| self.arrivals.declined(*index));
         let vote = answer.map_err(RaftError::Fatal)?.vote;

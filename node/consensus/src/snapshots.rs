@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_core::ledger::Ledger;
 use muster_core::mutant;
@@ -10,7 +11,7 @@ use muster_storage::snapshot::Stream;
 use muster_storage::{Draft, Pace, SnapshotReader, SnapshotStore, StoreError};
 use openraft::storage::RaftSnapshotBuilder;
 use openraft::{Snapshot, StorageIOError};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::contents::{Contents, SLICE_BYTES};
 use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
@@ -20,13 +21,45 @@ use crate::versions::Versions;
 const META_FORMAT: u8 = 1;
 const META_MAX: usize = 64 * 1024;
 
+/// How long a state that is half decoded is kept in memory for what comes next of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A snapshot's data, as openraft passes it around: a handle on what lies in the store.
 #[derive(Debug)]
 pub enum SnapshotData {
     /// This node's snapshot, to be read.
     Stored(SnapshotReader),
-    /// One that has arrived, and is not this node's yet.
-    Arrived(Box<Draft>),
+    /// One that has arrived, and is not this node's yet; and what comes of it, if that was begun meanwhile.
+    Arrived(Box<Draft>, Option<Decoding>),
+}
+
+/// A state that is decoded while it arrives.
+#[derive(Debug)]
+pub struct Decoding(oneshot::Receiver<Option<Contents>>);
+
+impl Decoding {
+    /// Begins with what is here of a draft; `None` where nothing can be done but wait for all of it.
+    pub(crate) fn of(draft: &mut Draft, store: &SnapshotStore) -> Option<Decoding> {
+        if !store.has_threads() {
+            return None;
+        }
+        let mut stream = draft.follow(PATIENCE)?;
+        let decode = move || {
+            let decoded = Contents::decode(&mut stream);
+            decoded.inspect_err(|error| tracing::debug!(%error, "a state was not decoded as it arrived")).ok()
+        };
+        let begun = muster_storage::begin_gently(decode);
+        begun
+            .inspect_err(|error| tracing::debug!(%error, "no state is decoded as it arrives"))
+            .ok()
+            .map(Decoding)
+    }
+
+    /// Waits for its end, which comes soon once the draft is there as a whole, or is dropped. Whatever was wrong,
+    /// who decodes the whole draft will hear of it.
+    pub(crate) async fn ended(self) -> Option<Contents> {
+        self.0.await.ok().flatten()
+    }
 }
 
 /// Why a snapshot cannot be decoded: the store's fault, or that of what was encoded.
@@ -66,7 +99,7 @@ impl Shelf {
 
     /// Where one that arrives may be put, if openraft asks: [`crate::receiving`] does not need it to.
     pub(crate) fn begin_receiving(&self) -> SnapshotData {
-        SnapshotData::Arrived(Box::new(self.store.begin(Pace::Full)))
+        SnapshotData::Arrived(Box::new(self.store.begin(Pace::Full)), None)
     }
 
     /// Checks an arrived snapshot, makes it durable and returns its state.
@@ -77,13 +110,20 @@ impl Shelf {
         versions: &Versions,
     ) -> Result<Contents, StorageError> {
         let installed = async {
-            let mut draft = match data {
-                SnapshotData::Arrived(draft) => *draft,
-                SnapshotData::Stored(reader) => self.copy(meta, reader).await?,
+            let (mut draft, decoding) = match data {
+                SnapshotData::Arrived(draft, decoding) => (*draft, decoding),
+                SnapshotData::Stored(reader) => (self.copy(meta, reader).await?, None),
             };
             draft.seal().await.map_err(|e| write_error(meta, &e))?;
-            // A node that has fallen behind leads nobody; its instances serve all the same.
-            let contents = self.decode(meta, draft.stream(), true).await?;
+            let decoded = match decoding {
+                Some(decoding) => decoding.ended().await,
+                None => None,
+            };
+            let contents = match decoded {
+                Some(contents) => contents,
+                // A node that has fallen behind leads nobody; its instances serve all the same.
+                None => self.decode(meta, draft.stream(), true).await?,
+            };
             versions.check(&contents.state).map_err(|unsupported| read_error(Some(meta), &unsupported))?;
             self.finish(meta, draft).await?;
             Ok(contents)

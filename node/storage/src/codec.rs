@@ -5,9 +5,11 @@
 //! are only ever appended, and any other change takes a new format byte. The attributes `flatten`,
 //! `untagged`, `tag` and `skip*` of serde do not survive it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use bincode::config::{self, Config};
+use bincode::de::read::Reader;
+use bincode::error::DecodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,7 +40,7 @@ pub enum CodecError {
     )]
     UnknownFormat { of: &'static str, found: u8, known: Vec<u8> },
     #[error("cannot decode a {of}")]
-    Decode { of: &'static str, source: bincode::error::DecodeError },
+    Decode { of: &'static str, source: DecodeError },
     #[error("an encoded {of} is followed by {extra} bytes that do not belong to it")]
     TrailingBytes { of: &'static str, extra: usize },
 }
@@ -101,7 +103,7 @@ pub(crate) fn decode_first<T: DeserializeOwned>(formats: &[u8], bytes: &[u8]) ->
 
 /// Decodes with a limit that fits what there is: a length field of a short message must not claim what only
 /// a long one can hold. A number counts with its full width, up to 16 bytes where one is stored.
-fn decode_slice<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+fn decode_slice<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), DecodeError> {
     const SHORT: usize = 64 << 10;
     const MIDDLING: usize = 8 << 20;
     let standard = config::standard();
@@ -144,17 +146,37 @@ pub fn read_format<T>(formats: &[u8], reader: &mut impl Read) -> Result<u8, Code
 ///
 /// # Errors
 /// [`CodecError::Decode`], [`CodecError::TrailingBytes`].
-pub fn decode_from<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, CodecError> {
+pub fn decode_from<T: DeserializeOwned>(reader: &mut impl BufRead) -> Result<T, CodecError> {
     #[expect(clippy::cast_possible_truncation, reason = "checked below, as this is compiled")]
     const LIMIT: usize = STREAM_MAX as usize;
     const { assert!(LIMIT as u64 == STREAM_MAX, "a snapshot's length must fit a usize") };
     let of = name::<T>();
     let configuration = config::standard().with_limit::<LIMIT>();
-    let value = bincode::serde::decode_from_std_read(reader, configuration)
+    let value = bincode::serde::decode_from_reader(Buffered(reader), configuration)
         .map_err(|source| CodecError::Decode { of, source })?;
     match next_byte::<T>(reader)? {
         None => Ok(value),
         Some(_) => Err(CodecError::TrailingBytes { of, extra: 1 }),
+    }
+}
+
+/// Numbers are taken out of a reader's buffer, where they are in it as a whole.
+struct Buffered<'a, R>(&'a mut R);
+
+impl<R: BufRead> Reader for Buffered<'_, R> {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
+        self.0.read_exact(bytes).map_err(|inner| DecodeError::Io { inner, additional: bytes.len() })
+    }
+
+    #[inline]
+    fn peek_read(&mut self, count: usize) -> Option<&[u8]> {
+        // An error comes again when it is read.
+        self.0.fill_buf().ok()?.get(..count)
+    }
+
+    #[inline]
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
     }
 }
 
@@ -163,10 +185,9 @@ fn next_byte<T>(reader: &mut impl Read) -> Result<Option<u8>, CodecError> {
     match reader.read_exact(&mut byte) {
         Ok(()) => Ok(Some(byte[0])),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(inner) => Err(CodecError::Decode {
-            of: name::<T>(),
-            source: bincode::error::DecodeError::Io { inner, additional: 1 },
-        }),
+        Err(inner) => {
+            Err(CodecError::Decode { of: name::<T>(), source: DecodeError::Io { inner, additional: 1 } })
+        }
     }
 }
 
@@ -211,8 +232,7 @@ mod tests {
         // Within DECODE_MAX, and far beyond what a short message can hold.
         let forged = [&[1, 252][..], &(1_u32 << 29).to_le_bytes()].concat();
         let error = decode::<String>(&[1], 64, &forged).unwrap_err();
-        let limited =
-            matches!(error, CodecError::Decode { source: bincode::error::DecodeError::LimitExceeded, .. });
+        let limited = matches!(error, CodecError::Decode { source: DecodeError::LimitExceeded, .. });
         assert!(limited, "{error:?}: it asked for the memory first");
     }
 }

@@ -49,6 +49,8 @@ pub enum StoreError {
         "the snapshot {id} arrived damaged: {bytes} bytes are here and {sent_bytes} were sent, or their hash differs"
     )]
     Mismatch { id: String, bytes: u64, sent_bytes: u64 },
+    #[error("the rest of a snapshot that was read as it arrived has not come")]
+    Abandoned,
     #[error("the store is closed")]
     Closed,
 }

@@ -47,5 +47,5 @@ pub use journal::Journal;
 pub use keys::RECORD_MAX;
 pub use log::{Durable, LogStore};
 pub use memory::Memory;
-pub use snapshot::{Arrivals, Draft, Pace, Snapshot, SnapshotReader, SnapshotStore, Transfer};
+pub use snapshot::{Arrivals, Draft, Pace, Snapshot, SnapshotReader, SnapshotStore, Transfer, begin_gently};
 pub use store::{Options, Stats, Store};

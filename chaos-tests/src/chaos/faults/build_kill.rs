@@ -14,7 +14,8 @@ const BEGINS: &str = "push snapshot building command";
 const BUILT: &str = "update_snapshot: ";
 /// Other faults may keep the cluster from writing: then nothing is tested.
 const BEGINS_WITHIN: Duration = Duration::from_secs(20);
-/// A debug build takes some ten milliseconds to encode and to store one.
+/// A debug build takes some ten milliseconds to encode and to store one. A node that was too quick has less time
+/// with each further try.
 const BUILDS_MAX_MS: u64 = 25;
 const POLL: Duration = Duration::from_millis(1);
 /// A node that was too quick is killed all the same, and tried once more.
@@ -38,7 +39,8 @@ impl Fault for BuildKill {
                 if !cluster.running().contains(node) {
                     cluster.begin(*node)?;
                 }
-                let delay = Duration::from_millis((hit.choice >> (8 * kill)) % BUILDS_MAX_MS);
+                let longest_ms = BUILDS_MAX_MS >> (2 * kill);
+                let delay = Duration::from_millis((hit.choice >> (8 * kill)) % longest_ms.max(1));
                 if kill_in_building(cluster, *node, delay).await? {
                     felt.push(*node);
                     break;

@@ -10,9 +10,10 @@ use crate::Cluster;
 /// In a million. Two nodes that drift apart differ by 4 %, and a lease has a margin of 5 %. A real
 /// oscillator is a hundred times better.
 const RATES_PPM: [i64; 6] = [20_000, -20_000, 10_000, -10_000, 2_000, -2_000];
-const MOST_PPM: i64 = 20_000;
+pub(in crate::chaos) const MOST_PPM: i64 = 20_000;
 
-const FRAME: Frame = Frame::new("clock-drift", Layer::Clock, (1_000, 15_000)).needing(Needs::Clocks);
+pub(in crate::chaos) const NAME: &str = "clock-drift";
+const FRAME: Frame = Frame::new(NAME, Layer::Clock, (1_000, 15_000)).needing(Needs::Clocks);
 
 pub(super) struct ClockDrift;
 

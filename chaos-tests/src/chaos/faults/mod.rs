@@ -2,7 +2,7 @@
 
 mod build_kill;
 mod client_cut;
-mod clock_drift;
+pub(super) mod clock_drift;
 mod clock_jump;
 mod crowd;
 mod delay;

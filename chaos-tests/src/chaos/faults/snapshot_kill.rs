@@ -23,7 +23,7 @@ const LIVES_MAX_MS: u64 = 60;
 const INSTALLS_MAX_MS: u64 = 12;
 /// What openraft's engine says as it begins, and how long that is waited for.
 const INSTALLS: &str = "install_full_snapshot";
-const INSTALLS_WITHIN: Duration = Duration::from_secs(5);
+const INSTALLS_WITHIN: Duration = Duration::from_secs(15);
 
 const FRAME: Frame = Frame::new("snapshot-kill", Layer::Process, (50, 500))
     .needing(Needs::Log(filling::LOG))

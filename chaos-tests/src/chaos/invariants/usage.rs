@@ -12,6 +12,7 @@ use muster_api::UsageDurability;
 use super::super::catalog;
 use super::super::disturbance::Spans;
 use super::super::evidence::Evidence;
+use super::super::faults::clock_drift;
 use super::super::history::Entry;
 use super::super::op::{Op, Verdict};
 use super::{Finding, Invariant};
@@ -26,7 +27,7 @@ struct Expected {
     acknowledged: u64,
     least: u64,
     most: u64,
-    /// Work that acknowledged invocations certainly did, in milliseconds.
+    /// Work that acknowledged invocations certainly did, in milliseconds of the slowest clock.
     busy_least_ms: u64,
 }
 
@@ -50,6 +51,8 @@ impl Invariant for Usage {
 /// What clients saw, by account and function.
 fn expected(run: &Evidence) -> BTreeMap<(&str, &str), Expected> {
     let (accounts, crashes) = (accounts(run), Crashes::of(run));
+    let drifted = run.windows.iter().any(|window| window.fault == clock_drift::NAME);
+    let slower_ppm = if drifted { clock_drift::MOST_PPM.unsigned_abs() } else { 0 };
     let mut expected: BTreeMap<(&str, &str), Expected> = BTreeMap::new();
     for entry in &run.entries {
         let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome())
@@ -64,7 +67,7 @@ fn expected(run: &Evidence) -> BTreeMap<(&str, &str), Expected> {
                 expected.acknowledged += 1;
                 if !crashes.may_have_forgotten(entry, function) {
                     expected.least += 1;
-                    expected.busy_least_ms += work_ms;
+                    expected.busy_least_ms += work_ms - (work_ms * slower_ppm).div_ceil(1_000_000);
                 }
             }
             // An idempotent one may have been tried more than once.
@@ -247,6 +250,7 @@ fn millis(time: &str) -> Option<i64> {
 mod tests {
     use muster_api::Usage as Row;
 
+    use super::super::super::evidence::Window;
     use super::super::super::evidence::tests::*;
     use super::super::super::op::Outcome;
     use super::*;
@@ -316,8 +320,13 @@ mod tests {
         push(&mut run, 0, Some((600, on(1))), op);
         run.finals.usage = vec![Row { busy_ms: 501, ..row("acknowledged", 1, 0) }];
         assert!(Usage.check(&run).holds());
-        run.finals.usage[0].busy_ms = 100;
+        run.finals.usage[0].busy_ms = 488;
         assert!(!Usage.check(&run).holds());
+        // By a clock that loses a fiftieth they are no more.
+        run.windows.push(Window { fault: clock_drift::NAME.into(), ..window(&[1], 0, 600) });
+        assert!(!Usage.check(&run).holds());
+        run.finals.usage[0].busy_ms = 489;
+        assert!(Usage.check(&run).holds());
     }
 
     #[test]

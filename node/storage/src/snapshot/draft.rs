@@ -1,12 +1,13 @@
 //! A snapshot that is not whole yet: chunks without a manifest.
 
 use std::fmt;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::reader::{Chunks, Sizes, Stream};
+use super::reader::{Chunks, Growing, Sizes, Stream};
 use super::{
     CHUNK_BYTES, CRC_BYTES, MANIFEST_FORMAT, META_MAX, Manifest, PENDING_FORMAT, Pending, Transfer, check,
     check_bytes, remove_chunks,
@@ -60,6 +61,8 @@ pub struct Draft {
     tail: Vec<u8>,
     /// The one slice that the disk takes in while the next one is put together.
     under_way: Option<oneshot::Receiver<()>>,
+    /// Told how many chunks can be read, by who [follows](Self::follow).
+    follower: Option<mpsc::Sender<u32>>,
     transfer: Option<Transfer>,
     /// Set once no more can be appended.
     sealed: Option<Sizes>,
@@ -77,6 +80,7 @@ impl Draft {
             hash: blake3::Hasher::new(),
             tail: Vec::new(),
             under_way: None,
+            follower: None,
             transfer,
             sealed: None,
             finished: false,
@@ -106,6 +110,7 @@ impl Draft {
             hash,
             tail: Vec::new(),
             under_way: None,
+            follower: None,
             transfer: Some(transfer),
             sealed: None,
             finished: false,
@@ -171,6 +176,7 @@ impl Draft {
             let mut changes = self.note()?;
             changes.push(last);
             self.store.inner().writer.write_in_background(changes).await?;
+            self.tell(chunks);
         }
         let hash: [u8; 32] = hash.finalize().into();
         if let Some(sent) = self.transfer.as_ref().filter(|sent| (sent.bytes, sent.hash) != (bytes, hash)) {
@@ -188,6 +194,26 @@ impl Draft {
     pub fn stream(&self) -> Stream {
         let sizes = self.sealed.clone().expect("only a sealed snapshot is whole");
         Stream::new(&self.store, self.generation, sizes)
+    }
+
+    /// All of it, from its beginning, while it arrives: reads wait for what is not here yet. They fail once
+    /// nothing has come for as long as `patience`, and once it is given up. None where nobody has said how
+    /// large it will be, or it is followed already.
+    pub fn follow(&mut self, patience: Duration) -> Option<Stream> {
+        let transfer = self.transfer.as_ref()?;
+        if self.follower.is_some() || self.under_way.is_some() || self.sealed.is_some() {
+            return None;
+        }
+        let chunks = u32::try_from(transfer.bytes.div_ceil(CHUNK_BYTES as u64)).ok()?;
+        let sizes = Sizes { bytes: transfer.bytes, chunks, hash: transfer.hash };
+        let (follower, grown) = mpsc::channel();
+        self.follower = Some(follower);
+        Some(Stream::following(
+            &self.store,
+            self.generation,
+            sizes,
+            Growing { ready: self.chunks, grown, patience },
+        ))
     }
 
     /// Makes it the snapshot; durable before it returns. Sealed, if it is not yet.
@@ -244,7 +270,16 @@ impl Draft {
         // Whoever gives up here leaves the waiting to the next.
         let durable = under_way.await;
         self.under_way = None;
-        durable.map_err(|_| StoreError::Closed)
+        durable.map_err(|_| StoreError::Closed)?;
+        self.tell(self.chunks);
+        Ok(())
+    }
+
+    fn tell(&self, readable: u32) {
+        if let Some(follower) = &self.follower {
+            // It may have given up.
+            let _unheard = follower.send(readable);
+        }
     }
 
     /// What is stored with a transfer's first chunk, so that an interruption does not lose what it is

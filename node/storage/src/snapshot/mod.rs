@@ -13,6 +13,7 @@ mod draft;
 mod reader;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -201,19 +202,38 @@ impl SnapshotStore {
         if !self.has_threads() {
             return work();
         }
-        let (done, result) = oneshot::channel();
-        let gently = move || {
-            // Linux keeps a priority for each thread. Where it cannot be lowered, the work is done all the same.
-            if let Err(error) = rustix::process::nice(GENTLE_NICE) {
-                tracing::debug!(%error, "a thread's priority could not be lowered");
+        let work = Arc::new(Mutex::new(Some(work)));
+        let take = move |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = Arc::clone(&work);
+        match begin_gently(move || take(&taken).map(|work| work())) {
+            Ok(result) => result.await.ok().flatten().expect("work that is offloaded does not panic"),
+            Err(error) => {
+                tracing::warn!(%error, "no thread could be started: work that can wait is done like any other");
+                let work = take(&work).expect("no thread has taken it");
+                self.offload(work).await
             }
-            // Nobody waits for it any more if this fails.
-            let _unheard = done.send(work());
-        };
-        let thread = std::thread::Builder::new().name("gentle".into()).spawn(gently);
-        thread.expect("a thread can be started");
-        result.await.expect("work that is offloaded does not panic")
+        }
     }
+}
+
+/// Has a thread that gives way to every other one do some work; nothing comes of it if it panics.
+///
+/// # Errors
+/// Where no thread can be started.
+pub fn begin_gently<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (done, result) = oneshot::channel();
+    let gently = move || {
+        // Linux keeps a priority for each thread. Where it cannot be lowered, the work is done all the same.
+        if let Err(error) = rustix::process::nice(GENTLE_NICE) {
+            tracing::debug!(%error, "a thread's priority could not be lowered");
+        }
+        // Nobody waits for it any more if this fails.
+        let _unheard = done.send(work());
+    };
+    std::thread::Builder::new().name("gentle".into()).spawn(gently)?;
+    Ok(result)
 }
 
 impl State {

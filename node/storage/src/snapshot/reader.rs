@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::{CHUNK_BYTES, CRC_BYTES, Manifest, Transfer};
 use crate::database::Pairs;
@@ -100,6 +101,16 @@ impl fmt::Debug for SnapshotReader {
     }
 }
 
+/// What can be read of a snapshot that arrives.
+pub(super) struct Growing {
+    /// Chunks.
+    pub(super) ready: u32,
+    /// How many they are now, again and again.
+    pub(super) grown: mpsc::Receiver<u32>,
+    /// How long to wait for that.
+    pub(super) patience: Duration,
+}
+
 /// The chunks of one generation, in order.
 pub(super) struct Chunks {
     pairs: Pairs,
@@ -145,6 +156,8 @@ impl Chunks {
 /// failure of the store comes as an [`io::Error`]; [`Stream::failure`] has it as it was.
 pub struct Stream {
     chunks: Chunks,
+    /// While it arrives: where from, and how far it is.
+    growing: Option<(Store, Growing)>,
     sizes: Sizes,
     hash: blake3::Hasher,
     bytes: u64,
@@ -159,6 +172,7 @@ impl Stream {
     pub(super) fn new(store: &Store, generation: u64, sizes: Sizes) -> Stream {
         Stream {
             chunks: Chunks::new(store, generation, 0),
+            growing: None,
             sizes,
             hash: blake3::Hasher::new(),
             bytes: 0,
@@ -167,6 +181,10 @@ impl Stream {
             ended: false,
             failure: None,
         }
+    }
+
+    pub(super) fn following(store: &Store, generation: u64, sizes: Sizes, growing: Growing) -> Stream {
+        Stream { growing: Some((store.clone(), growing)), ..Stream::new(store, generation, sizes) }
     }
 
     /// Why reading failed, once.
@@ -186,6 +204,7 @@ impl Stream {
     fn advance(&mut self) -> Result<bool, StoreError> {
         self.at = 0;
         if self.chunks.number < self.sizes.chunks {
+            self.wait_for_chunk()?;
             self.chunk = self.chunks.next_chunk()?;
             self.hash.update(&self.chunk);
             self.bytes += self.chunk.len() as u64;
@@ -200,6 +219,19 @@ impl Stream {
         }
         self.ended = true;
         Ok(false)
+    }
+
+    /// Waits until the next chunk can be read.
+    fn wait_for_chunk(&mut self) -> Result<(), StoreError> {
+        let Some((store, growing)) = &mut self.growing else { return Ok(()) };
+        let number = self.chunks.number;
+        while growing.ready <= number {
+            growing.ready =
+                growing.grown.recv_timeout(growing.patience).map_err(|_| StoreError::Abandoned)?;
+            // What looks at a range does not see what has come into it since.
+            self.chunks = Chunks::new(store, self.chunks.generation, number);
+        }
+        Ok(())
     }
 }
 

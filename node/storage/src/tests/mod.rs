@@ -13,6 +13,7 @@ mod log;
 mod open;
 mod snapshot;
 mod suite;
+mod upgrade;
 
 use std::io::Cursor;
 use std::path::Path;

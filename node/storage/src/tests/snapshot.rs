@@ -4,15 +4,20 @@ use std::future::{Future, poll_fn};
 use std::io::Read;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::mpsc;
 use std::task::Poll;
+use std::time::Duration;
 
 use sled::IVec;
 use tempfile::TempDir;
 
 use super::{block_on, open, wait_until};
 use crate::keys::{Key, Kind, last_id};
-use crate::snapshot::CHUNK_BYTES;
+use crate::snapshot::{CHUNK_BYTES, Stream};
 use crate::{Draft, Memory, Options, Pace, Snapshot, Store, StoreError, Transfer};
+
+/// A test that waits for as long has failed.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Several slices and a short last chunk.
 const BYTES: usize = 2_600_001;
@@ -257,6 +262,80 @@ fn a_transfer_that_broke_off_goes_on_and_another_begins_anew() {
         draft.finish(&snapshot(3).meta).await.unwrap();
     });
     assert_eq!(store.snapshots().load().unwrap(), Some(snapshot(3)));
+}
+
+#[test]
+fn what_arrives_can_be_read_meanwhile() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let all = BYTES.div_ceil(PART);
+    let (so_far, read) = mpsc::channel();
+    let following = block_on(async {
+        let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
+        // It goes on with what an interruption has left.
+        send(&mut draft, 2, 9).await;
+        drop(draft);
+        let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
+        let held = usize::try_from(draft.held()).unwrap();
+        assert!(held > 5 * CHUNK_BYTES, "{held} bytes are no test");
+        let mut stream = draft.follow(LONG).unwrap();
+        assert!(draft.follow(LONG).is_none(), "one is enough");
+        let following = std::thread::spawn(move || {
+            let mut whole = vec![0; held];
+            stream.read_exact(&mut whole).unwrap();
+            so_far.send(()).unwrap();
+            stream.read_to_end(&mut whole).unwrap();
+            whole
+        });
+        read.recv_timeout(LONG).unwrap();
+        send(&mut draft, 2, all).await;
+        draft.seal().await.unwrap();
+        assert!(draft.follow(LONG).is_none(), "all of it is here");
+        draft.finish(&snapshot(2).meta).await.unwrap();
+        following
+    });
+    assert!(following.join().unwrap() == snapshot(2).data);
+}
+
+#[test]
+fn who_reads_what_arrives_does_not_wait_for_ever_and_is_shown_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let fails = |mut stream: Stream| {
+        let mut some = Vec::new();
+        stream.read_to_end(&mut some).unwrap_err();
+        (some.len(), stream.failure().unwrap())
+    };
+    block_on(async {
+        let built = store.snapshots().begin(Pace::Full).follow(LONG);
+        assert!(built.is_none(), "nobody knows how large it will be");
+        // Nothing more comes.
+        let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
+        send(&mut draft, 2, 9).await;
+        drop(draft);
+        let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
+        let held = usize::try_from(draft.held()).unwrap();
+        let (read, error) = fails(draft.follow(Duration::from_millis(1)).unwrap());
+        assert!(read == held && matches!(error, StoreError::Abandoned), "{read} of {held}: {error}");
+        drop(draft);
+        // It is given up.
+        let mut draft = store.snapshots().receive(transfer(2)).await.unwrap();
+        let stream = draft.follow(LONG).unwrap();
+        let following = std::thread::spawn(move || fails(stream));
+        send(&mut draft, 2, 3).await;
+        draft.discard();
+        let (read, error) = following.join().unwrap();
+        assert!(read >= held && matches!(error, StoreError::Abandoned), "{read} of {held}: {error}");
+        // It is not what was sent.
+        let mut draft = store.snapshots().receive(Transfer { hash: [7; 32], ..transfer(2) }).await.unwrap();
+        let stream = draft.follow(LONG).unwrap();
+        let following = std::thread::spawn(move || fails(stream));
+        send(&mut draft, 2, BYTES.div_ceil(PART)).await;
+        draft.seal().await.unwrap_err();
+        let (_, error) = following.join().unwrap();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        draft.discard();
+    });
 }
 
 #[test]
