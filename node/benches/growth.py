@@ -5,7 +5,8 @@ For each number of ledger rows three nodes start from directories that `fill` wr
 
 * a follower is killed and started again: from exec to ready;
 * a follower is killed, the others write until their logs no longer have what it misses, and it is started
-  again: from exec until it has all that the leader has, by the leader's snapshot.
+  again: from exec until it has all that the leader has, by the leader's snapshot. Once while the others have
+  nothing else to do, and once while both of them build snapshots, which shares two processors among three nodes.
 
 With the largest state, the latency of writes by a few clients on the leader, in alternating rounds: quiet (no
 snapshot is due); while all nodes build snapshots one after the other; while a follower that was paused gets
@@ -34,7 +35,8 @@ ROLL_UP = "[raft]\nsnapshot_after_entries = 100000000"
 QUIET = ROLL_UP + KEEP
 # A build begins as soon as the one before has ended; a follower that misses a few hundred entries
 # gets the snapshot.
-BUSY = "[raft]\nsnapshot_after_entries = 200\nkeep_entries = 50" + KEEP
+DUE = 200
+BUSY = f"[raft]\nsnapshot_after_entries = {DUE}\nkeep_entries = 50" + KEEP
 
 
 def load(program, muster, node, clients, seconds):
@@ -53,12 +55,6 @@ def applied(muster, node):
     except (*Failure, RuntimeError):
         return None
     return {one["id"]: one["applied"] or 0 for one in nodes}[node]
-
-
-def purged(muster, node):
-    _, _, text = muster.api(node, 3.0).call("GET", "/metrics")
-    lines = (line.split() for line in text.decode().splitlines())
-    return next(int(line[1]) for line in lines if line[0] == "muster_raft_purged_index")
 
 
 def restart_all(muster, extra):
@@ -97,6 +93,21 @@ def restarts(muster, trials):
     return times, resident(muster.process[victim].pid)
 
 
+def metric(muster, node, name):
+    _, _, text = muster.api(node, 3.0).call("GET", "/metrics")
+    lines = (line.split() for line in text.decode().splitlines())
+    return next(int(line[1]) for line in lines if line[0] == name)
+
+
+def built(muster, nodes):
+    """Waits until the last snapshot that is due is built, so that it has the processor to itself."""
+    for node in nodes:
+        def quiet(node=node):
+            return metric(muster, node, "muster_raft_snapshot_index") + DUE > applied(muster, node)
+
+        wait_for(f"node {node} has built its snapshot", quiet, 120, 0.1)
+
+
 def left_behind(muster, load_program, pause=False):
     """Kills or pauses a follower, and writes until the others' logs have no more what it misses."""
     leader, victim = follower(muster)
@@ -105,15 +116,17 @@ def left_behind(muster, load_program, pause=False):
         muster.process[victim].send_signal(signal.SIGSTOP)
     else:
         muster.kill_node(victim)
-    while (applied(muster, leader) or 0) < before + 1_500 or purged(muster, leader) <= before:
+    while (applied(muster, leader) or 0) < before + 1_500 or metric(muster, leader, "muster_raft_purged_index") <= before:
         load(load_program, muster, leader, 4, 1)
     return leader, victim
 
 
-def rebuilds(muster, trials, load_program):
+def rebuilds(muster, trials, load_program, beside_builds):
     times = []
     for _ in range(trials):
         leader, victim = left_behind(muster, load_program)
+        if not beside_builds:
+            built(muster, [node for node in muster.ids if node != victim])
         wanted = applied(muster, leader)
         began = time.perf_counter()
         muster.start_node(victim)
@@ -173,12 +186,14 @@ def main():
                 muster.api(1).json("POST", "/v1/accounts", {"name": f"bench-{number}"})
             restarted, memory = restarts(muster, arguments.trials)
             restart_all(muster, BUSY)
-            rebuilt = rebuilds(muster, arguments.trials, load_program)
-            report.say(f"{rows} rows: restarts {restarted}, rebuilds {rebuilt}")
+            rebuilt = rebuilds(muster, arguments.trials, load_program, False)
+            beside = rebuilds(muster, arguments.trials, load_program, True)
+            report.say(f"{rows} rows: restarts {restarted}, rebuilds {rebuilt}, beside builds {beside}")
             results["sizes"][rows] = {
                 "filled": filled,
                 "restart_ms": [report.ms(each) for each in restarted],
                 "rebuild_ms": [report.ms(each) for each in rebuilt],
+                "rebuild_beside_builds_ms": [report.ms(each) for each in beside],
                 "restarted_mib": memory,
             }
             table.append(
@@ -187,6 +202,7 @@ def main():
                     f"{filled['snapshot_bytes'] / 2**20:.1f} MiB",
                     f"{report.ms(report.median(restarted)):.0f} ms",
                     f"{report.ms(report.median(rebuilt)):.0f} ms",
+                    f"{report.ms(report.median(beside)):.0f} ms",
                     f"{memory[0]} MiB",
                 ]
             )
@@ -227,7 +243,7 @@ def main():
             muster.stop()
         report.table(
             f"State against time, {arguments.functions} functions (medians of {arguments.trials})",
-            ["ledger rows", "snapshot", "restart: exec to ready", "rebuild: exec to caught up", "RSS after a restart"],
+            ["ledger rows", "snapshot", "restart: exec to ready", "rebuild: exec to caught up", "the same beside builds", "RSS after a restart"],
             table,
         )
         report.table(

@@ -159,12 +159,14 @@ impl Machine {
     }
 
     fn adopt(&mut self, meta: &SnapshotMeta, contents: Contents) {
-        self.state = contents.state;
+        let old = (std::mem::replace(&mut self.state, contents.state), self.published.load_full());
         self.digest = contents.digest;
         self.applied = meta.last_log_id;
         self.set_membership(meta.last_membership.clone());
         self.publish();
         self.pending.resolve_contained(&self.state);
+        // Nobody waits for that: a large state is many small pieces.
+        self.snapshots.let_go(old);
     }
 
     fn set_membership(&mut self, membership: StoredMembership) {

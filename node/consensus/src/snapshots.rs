@@ -83,6 +83,14 @@ impl Shelf {
         Shelf { store, newest: Mutex::new(None) }
     }
 
+    /// Drops what may take its time, on a thread for work that can wait.
+    pub(crate) fn let_go(&self, old: impl Send + 'static) {
+        if self.store.has_threads() {
+            // Where there is no thread it is dropped here.
+            drop(muster_storage::begin_gently(move || drop(old)));
+        }
+    }
+
     pub(crate) async fn load_state(&self) -> Result<Option<(SnapshotMeta, Contents)>, StorageError> {
         let Some((meta, reader)) = self.read()? else { return Ok(None) };
         *self.newest.lock().await = meta.last_log_id;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use muster_core::ids::{Incarnation, NodeId, StoreId};
-use openraft::storage::RaftLogStorage;
 use openraft::Vote;
+use openraft::storage::RaftLogStorage;
 use serde::Serialize;
 use tempfile::TempDir;
 
