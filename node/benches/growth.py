@@ -21,6 +21,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from support import report
 from support.memory import forget_peak, peak, resident
@@ -29,14 +30,15 @@ from support.scope import Scope, wait_for
 from support.web import Failure
 
 ACCOUNTS = 16
+# Of one processor.
+IDLE = 0.05
 # `fill` writes rows of January 2026: they are to stay as they are.
 KEEP = "\n[ledger]\nhours_for_days = 100000"
 ROLL_UP = "[raft]\nsnapshot_after_entries = 100000000"
 QUIET = ROLL_UP + KEEP
 # A build begins as soon as the one before has ended; a follower that misses a few hundred entries
 # gets the snapshot.
-DUE = 200
-BUSY = f"[raft]\nsnapshot_after_entries = {DUE}\nkeep_entries = 50" + KEEP
+BUSY = "[raft]\nsnapshot_after_entries = 200\nkeep_entries = 50" + KEEP
 
 
 def load(program, muster, node, clients, seconds):
@@ -99,13 +101,22 @@ def metric(muster, node, name):
     return next(int(line[1]) for line in lines if line[0] == name)
 
 
-def built(muster, nodes):
-    """Waits until the last snapshot that is due is built, so that it has the processor to itself."""
-    for node in nodes:
-        def quiet(node=node):
-            return metric(muster, node, "muster_raft_snapshot_index") + DUE > applied(muster, node)
+def processor_s(pid):
+    """What a process has had of the processors, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-        wait_for(f"node {node} has built its snapshot", quiet, 120, 0.1)
+
+def idle(muster, nodes):
+    """Waits until these nodes have nothing to do: the last snapshot that was due is built."""
+    pids = [muster.process[node].pid for node in nodes]
+
+    def nothing_to_do():
+        before = [processor_s(pid) for pid in pids]
+        time.sleep(2.0)
+        return all(processor_s(pid) - was < 2.0 * IDLE for pid, was in zip(pids, before))
+
+    wait_for("the other nodes are idle", nothing_to_do, 120, 0.0)
 
 
 def left_behind(muster, load_program, pause=False):
@@ -126,7 +137,7 @@ def rebuilds(muster, trials, load_program, beside_builds):
     for _ in range(trials):
         leader, victim = left_behind(muster, load_program)
         if not beside_builds:
-            built(muster, [node for node in muster.ids if node != victim])
+            idle(muster, [node for node in muster.ids if node != victim])
         wanted = applied(muster, leader)
         began = time.perf_counter()
         muster.start_node(victim)
