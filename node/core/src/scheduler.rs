@@ -23,6 +23,8 @@ pub struct Candidate {
     pub has_demand: bool,
     /// Instances of this function that it has, wanted ones.
     pub instances: u32,
+    /// Of the launches of this function that have failed in a row, those that failed there.
+    pub failures: u32,
 }
 
 /// What is to be placed.
@@ -79,10 +81,12 @@ impl fmt::Display for NoPlace {
 
 /// The node for one instance, of those that can take it:
 ///
-/// 1. one that has the image: pulling takes longer than anything else;
-/// 2. the one with the fewest instances of the function, where requests that wait at a node make up
+/// 1. the one where the fewest launches of the function have failed in a row: what is wrong may be the node's disk or
+///    its engine, and where nothing starts there is always room;
+/// 2. one that has the image: pulling takes longer than anything else;
+/// 3. the one with the fewest instances of the function, where requests that wait at a node make up
 ///    for one instance (more than that, and losing the one entry node would lose the function);
-/// 3. where requests wait; 4. the most free memory; 5. the lowest id.
+/// 4. where requests wait; 5. the most free memory; 6. the lowest id.
 pub fn choose(candidates: &[Candidate], need: Need) -> Result<NodeId, NoPlace> {
     let mut nodes = BTreeMap::new();
     let mut fitting = Vec::new();
@@ -94,7 +98,7 @@ pub fn choose(candidates: &[Candidate], need: Need) -> Result<NodeId, NoPlace> {
     }
     let rank = |c: &&Candidate| {
         let crowding = (2 * u64::from(c.instances)).saturating_sub(2 * u64::from(c.has_demand));
-        (!c.has_image, crowding, !c.has_demand, u64::MAX - c.free.memory_mb, c.node)
+        (c.failures, !c.has_image, crowding, !c.has_demand, u64::MAX - c.free.memory_mb, c.node)
     };
     fitting.into_iter().min_by_key(rank).map(|c| c.node).ok_or(NoPlace { need, nodes })
 }
@@ -135,6 +139,7 @@ mod tests {
             has_image: true,
             has_demand: false,
             instances: 0,
+            failures: 0,
         }
     }
 
@@ -142,8 +147,10 @@ mod tests {
 
     #[test]
     fn the_better_of_two_nodes() {
-        let rows: [(&str, Edit, Edit, u64); 14] = [
+        let rows: [(&str, Edit, Edit, u64); 16] = [
             ("a tie goes to the lowest id", |_| {}, |_| {}, 1),
+            ("a launch that failed", |c| c.failures = 1, |c| (c.has_image, c.instances) = (false, 5), 2),
+            ("more that failed", |c| c.failures = 2, |c| c.failures = 1, 2),
             ("the image", |c| c.has_image = false, |_| {}, 2),
             ("the image beats spreading", |c| c.has_image = false, |c| c.instances = 5, 2),
             ("fewest instances", |c| c.instances = 1, |_| {}, 2),

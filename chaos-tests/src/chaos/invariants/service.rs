@@ -2,7 +2,8 @@
 //! it is answered. New versions and instances that come and go are no excuse: scale-down costs no
 //! request.
 //!
-//! A fault excuses what fails before its aftermath is over, and so does a machine that stood still.
+//! A fault excuses what fails before its aftermath is over, and so does a machine that stood still. A function that could not be
+//! launched for a fault waits for its next launch as long as `docs/OPERATIONS.md` says.
 
 use super::super::catalog::{ACCOUNTS, ACKNOWLEDGED, COLD, IDEMPOTENT, INTERVAL, REPLICATED};
 use super::super::disturbance::Spans;
@@ -14,6 +15,9 @@ use super::{Finding, Invariant};
 const SOUND: [&str; 5] = [ACKNOWLEDGED, REPLICATED, INTERVAL, COLD, IDEMPOTENT];
 /// After its nodes are ready again a cluster elects, adopts and launches for a while.
 const AFTERMATH_US: u64 = 5_000_000;
+/// The longest pause between two launches of what has failed to start, and what its callers are told then.
+const LAUNCH_PAUSE_US: u64 = 60_000_000;
+const FAILS_TO_START: &str = "Function fails to start";
 
 pub(super) struct Service;
 
@@ -28,12 +32,16 @@ impl Invariant for Service {
 
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::needing(if run.plan.faults.is_empty() { 50 } else { 0 });
-        let troubles = troubles(run);
+        let (troubles, long_ago) =
+            (troubles(run, AFTERMATH_US), troubles(run, AFTERMATH_US + LAUNCH_PAUSE_US));
         for entry in &run.entries {
             let Op::Invoke { function, caller, mode: Mode::Answer, .. } = &entry.op else { continue };
             let Some((end_us, outcome)) = &entry.end else { continue };
             let sound = SOUND.contains(&function.as_str()) && ACCOUNTS.contains(&caller.as_str());
             if !sound || troubles.touch(entry.begin_us, *end_us) {
+                continue;
+            }
+            if outcome.detail.starts_with(FAILS_TO_START) && long_ago.touch(entry.begin_us, *end_us) {
                 continue;
             }
             finding.examined += 1;
@@ -49,10 +57,10 @@ impl Invariant for Service {
 }
 
 /// When something was wrong, or had just been.
-fn troubles(run: &Evidence) -> Spans {
+fn troubles(run: &Evidence, aftermath_us: u64) -> Spans {
     let windows = run.windows.iter().map(|window| (window.begin_us, window.end_us));
     let all = windows.chain(run.stalls.iter().copied());
-    Spans::new(all.map(|(begin, end)| (begin, end.saturating_add(AFTERMATH_US))))
+    Spans::new(all.map(|(begin, end)| (begin, end.saturating_add(aftermath_us))))
 }
 
 #[cfg(test)]
@@ -82,6 +90,21 @@ mod tests {
             assert_eq!(Service.check(&run).holds(), good, "{name}, long after a fault");
             run.stalls.push((19_000_000, 20_001_000));
             assert!(Service.check(&run).holds(), "{name}, and the machine stood still");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_launched_waits_for_its_next_launch() {
+        let broken = |detail: &str| Outcome::new(Verdict::Refused).status(502).detail(detail);
+        for (detail, mended_ms, good) in [
+            ("Function fails to start: disk full; next attempt in 1.6 s", 70_000, true),
+            ("Function fails to start: disk full; next attempt in 1.6 s", 30_000, false),
+            ("Function broke off", 70_000, false),
+        ] {
+            let mut run = evidence();
+            push(&mut run, 100_000, Some((100_100, broken(detail))), invoke("interval", "user-a"));
+            run.windows.push(window(&[2], 10_000, mended_ms));
+            assert_eq!(Service.check(&run).holds(), good, "{detail}, mended at {mended_ms} ms");
         }
     }
 }

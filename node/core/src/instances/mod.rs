@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use decision::*;
 pub use phase::*;
 
-use crate::functions::{EngineKind, Payer};
+use crate::functions::{EngineKind, PROVEN_AFTER, Payer};
 use crate::ids::{AccountName, FunctionName, Generation, InstanceId, NodeId};
 use crate::nodes::Resources;
 use crate::rejection::{Kind, Rejection};
@@ -84,6 +84,14 @@ pub struct Instance {
     pub busy_by: OrdMap<AccountName, Millis>,
 }
 
+impl Instance {
+    /// Whether it had served for so long before it ended that launching it was no failure.
+    pub fn was_proven(&self) -> bool {
+        let (ready, ended) = (self.ready_at, self.ended_at);
+        ready.zip(ended).is_some_and(|(ready, ended)| ended.since(ready) >= PROVEN_AFTER)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
     #[serde(deserialize_with = "crate::maps::map")]
@@ -126,6 +134,12 @@ impl Instances {
     /// Functions with live instances.
     pub fn functions(&self) -> impl Iterator<Item = &FunctionName> {
         self.live_by_function.keys()
+    }
+
+    /// The last instances of a function that failed, the last first: as many as are still known.
+    pub fn failed(&self, name: &FunctionName) -> impl Iterator<Item = &Arc<Instance>> {
+        let ended = self.finished.values().rev().filter_map(|id| self.by_id.get(id));
+        ended.filter(move |instance| instance.phase == Phase::Failed && instance.function == *name)
     }
 
     /// The generation of the newest placement.

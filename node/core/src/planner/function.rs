@@ -203,6 +203,7 @@ impl Turn<'_, '_> {
         let need = Need { resources: resources(self.function), engine: spec.source.engine() };
         let image = spec.source.needs();
         let hosts = &self.context.hosts.by_id;
+        let failures = self.failures();
         let candidates: Vec<Candidate> = hosts
             .iter()
             .map(|(id, host)| Candidate {
@@ -216,9 +217,22 @@ impl Turn<'_, '_> {
                     .is_none_or(|image| host.heard.is_some_and(|heard| heard.report.images.contains(image))),
                 has_demand: self.queue.by_node.contains_key(id),
                 instances: self.instances_on(*id),
+                failures: failures.get(id).copied().unwrap_or(0),
             })
             .collect();
         scheduler::choose(&candidates, need)
+    }
+
+    /// Where the launches that failed in a row have failed.
+    fn failures(&self) -> BTreeMap<NodeId, u32> {
+        let row = usize::try_from(self.function.health.consecutive_failures).unwrap_or(usize::MAX);
+        let mut failures = BTreeMap::new();
+        for failed in self.context.state.instances.failed(self.name).take(row) {
+            if !failed.was_proven() {
+                *failures.entry(failed.node).or_default() += 1;
+            }
+        }
+        failures
     }
 
     fn instances_on(&self, node: NodeId) -> u32 {

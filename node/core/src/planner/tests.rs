@@ -378,6 +378,28 @@ fn the_maximum_is_named_once_when_it_is_reached() {
 }
 
 #[test]
+fn a_node_where_nothing_starts_draws_each_function_once() {
+    let mut world = World::new(3);
+    world.hopeless = [1].into();
+    for name in ["f", "g"] {
+        world.put(name, |_| {});
+        // Where requests wait is where launches go otherwise.
+        world.waiting(name, &[(1, 1, 0)]);
+    }
+    let launched = placements(&world.ticks(Millis::from_secs(8)));
+    assert_eq!(launched.iter().filter(|(_, node)| node.0 == 1).count(), 2, "{launched:?}");
+    for name in ["f", "g"] {
+        assert_eq!(world.ready(name), 1, "{name}");
+        assert!(!world.state.functions.get(name).unwrap().health.is_crash_loop(), "{name}");
+    }
+    // Where there is no other node it is tried all the same, and once it is sound again that works.
+    world.silent = [2, 3].into();
+    world.hopeless.clear();
+    world.ticks(Millis::from_secs(8));
+    assert!(world.ready("f") > 0 && world.of("f", Phase::Ready).iter().all(|(_, i)| i.node.0 == 1));
+}
+
+#[test]
 fn images_draw_launches() {
     let mut world = World::new(3);
     world.images.insert(3, "image");

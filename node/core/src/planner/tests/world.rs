@@ -37,6 +37,8 @@ pub(super) struct World {
     pub images: BTreeMap<u64, &'static str>,
     /// Functions whose containers exit at once.
     pub broken: BTreeSet<&'static str>,
+    /// Nodes on which nothing starts.
+    pub hopeless: BTreeSet<u64>,
     /// Agents do nothing by themselves.
     pub frozen: bool,
     /// Requests run, and never end.
@@ -65,6 +67,7 @@ impl World {
             heard: BTreeMap::new(),
             images: BTreeMap::new(),
             broken: BTreeSet::new(),
+            hopeless: BTreeSet::new(),
             frozen: false,
             endless: false,
             exaggerated: 1,
@@ -262,7 +265,10 @@ impl World {
                 |(instance, i)| {
                     let generation = i.generation;
                     match i.phase {
-                        Phase::Placed if self.broken.contains(i.function.as_str()) => {
+                        Phase::Placed
+                            if self.broken.contains(i.function.as_str())
+                                || self.hopeless.contains(&i.node.0) =>
+                        {
                             let reason = "exited with code 1".to_owned();
                             Some(C::MarkFailed { instance, generation, reason })
                         }
