@@ -109,11 +109,9 @@ impl Consensus {
         let raft = match Raft::new(node, raft_config, network, log, machine).await {
             Ok(raft) => raft,
             Err(fatal) => {
-                let ended = *versions.ended().borrow();
-                let ended = match ended {
-                    Some(ended) => Some(ended),
-                    None => raised_beyond(readable, versions.range(), behind).await,
-                };
+                // It ended at the first version that is too new for it; more may have come since.
+                let last = raised_beyond(readable, versions.range(), behind).await;
+                let ended = last.or(*versions.ended().borrow());
                 return Err(ended.map_or_else(|| StartError::Raft(Box::new(fatal)), StartError::from));
             }
         };

@@ -118,25 +118,26 @@ impl Versions {
 }
 
 /// Why a log cannot be read, if a later release has written it: what leads to its version stands before what only
-/// that one can read.
+/// that one can read. Names the last of them that can be read.
 pub(crate) async fn raised_beyond(
     mut log: LogStore<TypeConfig>,
     own: Range,
     mut index: u64,
 ) -> Option<Unsupported> {
-    loop {
-        let entry = log.try_get_log_entries(index..=index).await.ok()?.pop()?;
+    let mut raised = None;
+    while let Some(entry) = log.try_get_log_entries(index..=index).await.ok().and_then(|mut read| read.pop()) {
         if let EntryPayload::Normal(entry) = entry.payload {
             for command in &entry.commands {
                 if let Command::Version(command) = command
                     && command.leads_to() > own.newest
                 {
-                    return Some(Unsupported::TooNew { in_effect: command.leads_to(), own });
+                    raised = raised.max(Some(command.leads_to()));
                 }
             }
         }
         index += 1;
     }
+    raised.map(|in_effect| Unsupported::TooNew { in_effect, own })
 }
 
 impl Consensus {
