@@ -125,7 +125,8 @@ pub(crate) async fn raised_beyond(
     mut index: u64,
 ) -> Option<Unsupported> {
     let mut raised = None;
-    while let Some(entry) = log.try_get_log_entries(index..=index).await.ok().and_then(|mut read| read.pop()) {
+    while let Some(entry) = log.try_get_log_entries(index..=index).await.ok().and_then(|mut read| read.pop())
+    {
         if let EntryPayload::Normal(entry) = entry.payload {
             for command in &entry.commands {
                 if let Command::Version(command) = command
