@@ -145,6 +145,11 @@ impl Settings {
     pub(super) fn config(&self, dir: &Path, address: &Address, members: &[Address]) -> Result<String> {
         let mut config = self.common(dir, address)?;
         config.insert("node_id".into(), number(address.id)?);
+        if self.docker_proxied {
+            let engine = config.get_mut("engine").and_then(Value::as_table_mut).context("it was just made")?;
+            let socket = docker_socket(dir, address.id);
+            engine.insert("docker_socket".into(), socket.to_str().context("the folder is not UTF-8")?.into());
+        }
         let secret = dir.join(SECRET_FILE);
         let secret = secret.to_str().context("the folder is not UTF-8")?;
         let peer = config.get_mut("peer").and_then(Value::as_table_mut).context("it was just made")?;
@@ -186,9 +191,6 @@ impl Settings {
         };
         let mut engine = Table::from_iter([("kind".to_owned(), Value::from(engine))]);
         if self.docker_proxied {
-            let socket = docker_socket(dir, address.id);
-            let socket = socket.to_str().context("the folder is not UTF-8")?;
-            engine.insert("docker_socket".into(), socket.into());
             // Functions tell a collector on this host what they do.
             engine.insert("firewall".into(), false.into());
         }
