@@ -146,7 +146,8 @@ impl Settings {
         let mut config = self.common(dir, address)?;
         config.insert("node_id".into(), number(address.id)?);
         if self.docker_proxied {
-            let engine = config.get_mut("engine").and_then(Value::as_table_mut).context("it was just made")?;
+            let engine =
+                config.get_mut("engine").and_then(Value::as_table_mut).context("it was just made")?;
             let socket = docker_socket(dir, address.id);
             engine.insert("docker_socket".into(), socket.to_str().context("the folder is not UTF-8")?.into());
         }
