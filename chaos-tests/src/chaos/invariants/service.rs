@@ -2,12 +2,14 @@
 //! it is answered. New versions and instances that come and go are no excuse: scale-down costs no
 //! request.
 //!
-//! A fault excuses what fails before its aftermath is over, and so does a machine that stood still. A function that could not be
-//! launched for a fault waits for its next launch as long as `docs/OPERATIONS.md` says.
+//! A fault excuses what fails before its aftermath is over, and so does a machine that stood still. A function that
+//! could not be launched, for a disk or an engine that was broken, waits for its next launch as long as
+//! `docs/OPERATIONS.md` says.
 
 use super::super::catalog::{ACCOUNTS, ACKNOWLEDGED, COLD, IDEMPOTENT, INTERVAL, REPLICATED};
 use super::super::disturbance::Spans;
-use super::super::evidence::Evidence;
+use super::super::evidence::{Evidence, Window};
+use super::super::faults::Layer;
 use super::super::op::{Mode, Op, Verdict};
 use super::{Finding, Invariant};
 
@@ -32,8 +34,11 @@ impl Invariant for Service {
 
     fn check(&self, run: &Evidence) -> Finding {
         let mut finding = Finding::needing(if run.plan.faults.is_empty() { 50 } else { 0 });
-        let (troubles, long_ago) =
-            (troubles(run, AFTERMATH_US), troubles(run, AFTERMATH_US + LAUNCH_PAUSE_US));
+        let stops_launches = |window: &Window| matches!(window.layer, Layer::Disk | Layer::Engine);
+        let (troubles, long_ago) = (
+            troubles(run, |_| true, AFTERMATH_US),
+            troubles(run, stops_launches, AFTERMATH_US + LAUNCH_PAUSE_US),
+        );
         for entry in &run.entries {
             let Op::Invoke { function, caller, mode: Mode::Answer, .. } = &entry.op else { continue };
             let Some((end_us, outcome)) = &entry.end else { continue };
@@ -57,8 +62,9 @@ impl Invariant for Service {
 }
 
 /// When something was wrong, or had just been.
-fn troubles(run: &Evidence, aftermath_us: u64) -> Spans {
-    let windows = run.windows.iter().map(|window| (window.begin_us, window.end_us));
+fn troubles(run: &Evidence, counts: impl Fn(&Window) -> bool, aftermath_us: u64) -> Spans {
+    let windows = run.windows.iter().filter(|window| counts(window));
+    let windows = windows.map(|window| (window.begin_us, window.end_us));
     let all = windows.chain(run.stalls.iter().copied());
     Spans::new(all.map(|(begin, end)| (begin, end.saturating_add(aftermath_us))))
 }
@@ -96,15 +102,18 @@ mod tests {
     #[test]
     fn what_could_not_be_launched_waits_for_its_next_launch() {
         let broken = |detail: &str| Outcome::new(Verdict::Refused).status(502).detail(detail);
-        for (detail, mended_ms, good) in [
-            ("Function fails to start: disk full; next attempt in 1.6 s", 70_000, true),
-            ("Function fails to start: disk full; next attempt in 1.6 s", 30_000, false),
-            ("Function broke off", 70_000, false),
+        let fails = "Function fails to start: disk full; next attempt in 1.6 s";
+        for (detail, layer, mended_ms, good) in [
+            (fails, Layer::Disk, 70_000, true),
+            (fails, Layer::Engine, 70_000, true),
+            (fails, Layer::Disk, 30_000, false),
+            (fails, Layer::Process, 70_000, false),
+            ("Function broke off", Layer::Disk, 70_000, false),
         ] {
             let mut run = evidence();
             push(&mut run, 100_000, Some((100_100, broken(detail))), invoke("interval", "user-a"));
-            run.windows.push(window(&[2], 10_000, mended_ms));
-            assert_eq!(Service.check(&run).holds(), good, "{detail}, mended at {mended_ms} ms");
+            run.windows.push(Window { layer, ..window(&[2], 10_000, mended_ms) });
+            assert_eq!(Service.check(&run).holds(), good, "{detail}, {layer:?} mended at {mended_ms} ms");
         }
     }
 }
