@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use muster_api::CreateToken;
+use muster_chaos::cluster::programs;
 use muster_chaos::load::{Load, Outcome};
 use muster_chaos::wait::until;
-use muster_chaos::{Cluster, Settings, functions};
+use muster_chaos::{Cluster, Engine, Settings, functions};
 use muster_client::{Client, Request};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -119,6 +120,51 @@ async fn nodes_come_and_go_under_load() {
     assert_eq!(sixth, 6, "also where others are gone");
     cluster.await_ready(sixth).await.unwrap();
     cluster.converged(SOON).await.unwrap();
+}
+
+/// All containers of a node, whatever they are for.
+async fn containers_of(cluster: &Cluster, n: u64) -> usize {
+    let (of, node) = (format!("label=muster.cluster={}", cluster.id()), format!("label=muster.node={n}"));
+    let words = ["ps", "--all", "--quiet", "--filter", &of, "--filter", &node];
+    let listed = tokio::process::Command::new("docker").args(words).output().await.unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    String::from_utf8_lossy(&listed.stdout).lines().count()
+}
+
+/// Given up as dead, and alive after all, or started again: nobody knows of its instances any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_given_up_leaves_no_containers() {
+    let Some(image) = programs::image() else { return };
+    let mut cluster = Cluster::start(Settings::default().nodes(5).engine(Engine::Docker)).await.unwrap();
+    let mut spec = functions::faulty_image(image, "echo");
+    (spec.scaling.min, spec.scaling.max) = (5, 5);
+    cluster.client().put_function(FUNCTION, &spec).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    for (n, dies) in cluster.others(leader).into_iter().take(2).zip([false, true]) {
+        let hosts = || async {
+            let bodies = cluster.bodies().await?;
+            Ok(ensure!(bodies.iter().any(|body| body.node == n), "nothing runs on node {n}: {bodies:?}"))
+        };
+        until("an instance on the node", SOON, hosts).await.unwrap();
+        if dies {
+            cluster.kill(n).unwrap()
+        } else {
+            cluster.pause(n).unwrap()
+        }
+        let given_up = || async { cluster.remove(n, true).await };
+        until("the node is given up", SOON, given_up).await.unwrap();
+        assert!(containers_of(&cluster, n).await > 0, "they were to run on");
+        if dies {
+            cluster.begin(n).unwrap()
+        } else {
+            cluster.resume(n).unwrap()
+        }
+        let ended = cluster.ended(n, SOON).await.unwrap();
+        assert!(ended.success(), "{ended}: {}", cluster.log(n));
+        let left = containers_of(&cluster, n).await;
+        assert_eq!(left, 0, "containers of node {n} are left: {}", cluster.log(n));
+        cluster.retire(n, SOON).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

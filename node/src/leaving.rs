@@ -1,19 +1,30 @@
 //! A node that is to go takes its leave: it lets its instances be moved, finishes its requests, brings its
-//! usage to the ledger, says that it serves nobody any more, and waits until it is told that it is out.
+//! usage to the ledger, says that it serves nobody any more, and waits until it is told that it is out. One that
+//! was put out without all that, as dead, leaves no instances on its host either: nobody knows of them any more.
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use muster_consensus::Consensus;
 use muster_core::Command;
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::members::Command as Members;
+use muster_core::units::Millis;
+use muster_engine::{Engine, EngineError};
+use tokio::time::timeout;
 
+use crate::agent::Engines;
 use crate::meter::Meter;
 
 /// The pause before something that needs a quorum is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long usage may take to reach the ledger before it is looked at again.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// Instances that nobody knows of any more serve nobody.
+const GRACE: Millis = Millis(1_000);
+/// How long the end of the last instances may take, and what was prepared for others.
+const CLEAR_LIMIT: Duration = Duration::from_secs(6);
+const RETIRE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Resolves once the node is to go and has no instances any more. Never for one that goes as it is.
 pub(crate) async fn drained(consensus: &Consensus) {
@@ -46,5 +57,44 @@ pub(crate) async fn leave(consensus: &Consensus, incarnation: Incarnation, meter
             Err(error) => tracing::info!(%error, "waiting for a quorum to leave"),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Ends all instances of a node that was removed, and removes what was prepared for others.
+pub(crate) async fn clear(engines: &Engines) {
+    let cleared = join_all(engines.values().map(|engine| clear_engine(engine.as_ref())));
+    if timeout(CLEAR_LIMIT, cleared).await.is_err() {
+        tracing::warn!("something may be left of this node's instances: it was not removed in time");
+    }
+}
+
+async fn clear_engine(engine: &dyn Engine) {
+    loop {
+        match clear_listed(engine).await {
+            Ok(0) => return,
+            Ok(instances) => tracing::info!(kind = %engine.kind(), instances, "ended what ran on this host"),
+            Err(error) => {
+                tracing::warn!(kind = %engine.kind(), "some instances have not ended: {}", error.reason());
+            }
+        }
+        // What was being launched may show only now.
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// How many there were.
+async fn clear_listed(engine: &dyn Engine) -> Result<usize, EngineError> {
+    let running = engine.list().await?;
+    let stopped = join_all(running.iter().map(|running| engine.stop(running.instance, GRACE))).await;
+    stopped.into_iter().collect::<Result<Vec<()>, _>>()?;
+    engine.clear().await?;
+    Ok(running.len())
+}
+
+/// Lets go of what was prepared for instances that will not come in this life of the node.
+pub(crate) async fn retire(engines: &Engines) {
+    let retired = join_all(engines.values().map(|engine| engine.retire()));
+    if timeout(RETIRE_LIMIT, retired).await.is_err() {
+        tracing::warn!("what was prepared for instances was not removed in time");
     }
 }

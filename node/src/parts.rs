@@ -34,7 +34,7 @@ use crate::logs::Logs;
 use crate::meter::Meter;
 use crate::packages::{Files, Packages};
 use crate::plane::Plane;
-use crate::{bootstrap, host};
+use crate::{bootstrap, host, leaving};
 
 /// The pause before something that needs a quorum is tried again at start.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -222,7 +222,7 @@ async fn join(
     engines: Box<dyn Engines>,
 ) -> anyhow::Result<()> {
     let Parts { consensus, gateway, controller, meter, logs, packages, stop, .. } = parts;
-    let authority = known.authority;
+    let (authority, membership) = (known.authority, consensus.clone());
     let joined = async {
         if let Some(bootstrap) = &config.bootstrap {
             bootstrap::run(&consensus, bootstrap, authority).await?;
@@ -244,10 +244,18 @@ async fn join(
         register(&config, identity, &consensus, engines.keys().copied().collect()).await?;
         anyhow::Ok((cluster, engines))
     };
-    let (cluster, engines) = tokio::select! {
-        joined = joined => joined?,
-        () = stop.cancelled() => return Ok(()),
+    let joined = tokio::select! {
+        joined = joined => Some(joined?),
+        () = stop.cancelled() => None,
     };
+    let Some((cluster, connected)) = joined else {
+        // It may have been told that it was removed long before it would have hosted anything again.
+        if let Some(cluster) = known.cluster.filter(|_| membership.is_removed()) {
+            leaving::clear(&engines.connect(cluster).await?).await;
+        }
+        return Ok(());
+    };
+    let engines = connected;
     logs.serve(engines.clone());
     packages.serve(engines.clone());
     let images = Images::new(consensus.clone());
@@ -260,7 +268,7 @@ async fn join(
         &config,
         cluster,
         incarnation,
-        engines,
+        engines.clone(),
         consensus,
         controller,
         gateway,
@@ -269,6 +277,10 @@ async fn join(
         images,
     );
     agent.run(stop).await;
+    match membership.is_removed() {
+        true => leaving::clear(&engines).await,
+        false => leaving::retire(&engines).await,
+    }
     Ok(())
 }
 

@@ -51,7 +51,11 @@ pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Eviden
         .set("raft.read_timeout_ms", READ_TIMEOUT_MS)
         .set("raft.snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES)
         .set("raft.keep_entries", KEEP_ENTRIES);
-    let mut settings = settings;
+    let mut settings = match plan.engine() {
+        Engine::Process => settings,
+        // Functions tell a collector on this host what they do.
+        Engine::Docker => settings.set("engine.firewall", false),
+    };
     for name in &plan.faults {
         let fault = faults::by_name(name).with_context(|| format!("there is no fault {name}"))?;
         if let Some(reason) = fault.frame().needs.unmet(plan.engine()) {

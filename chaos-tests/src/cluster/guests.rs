@@ -27,6 +27,8 @@ pub(super) struct Guests {
     stations: BTreeMap<u64, u64>,
     /// Those that have become members.
     welcomed: BTreeSet<u64>,
+    /// Those that were removed.
+    gone: BTreeSet<u64>,
 }
 
 impl Cluster {
@@ -92,6 +94,9 @@ impl Cluster {
             Ok(())
         };
         until(&format!("the guest {guest} is removed"), within, removed).await?;
+        if !welcomed {
+            self.clear_host_of(guest).await?;
+        }
         if welcomed {
             let look = || async { node.ended()?.context("it still runs") };
             let ended = until(&format!("the guest {guest} ends"), within, look).await?;
@@ -101,13 +106,20 @@ impl Cluster {
                 "the guest {guest} ended with {ended}, not as one that was removed"
             );
         }
-        self.guests().stations.retain(|_, lives| *lives != guest);
+        let mut guests = self.guests();
+        guests.stations.retain(|_, lives| *lives != guest);
+        guests.gone.insert(guest);
         Ok(())
     }
 
     /// The numbers of all guests there ever were.
     pub fn guest_numbers(&self) -> Vec<u64> {
         self.guests().nodes.keys().copied().collect()
+    }
+
+    /// The numbers of those that were removed.
+    pub(super) fn gone_guests(&self) -> BTreeSet<u64> {
+        self.guests().gone.clone()
     }
 
     /// All that a guest has logged.

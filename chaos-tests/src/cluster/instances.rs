@@ -49,8 +49,8 @@ impl Cluster {
         }
     }
 
-    /// What is there of instances though it does not run: ended containers, and working folders. The
-    /// names of their instances.
+    /// What is there of instances though it does not run: ended containers, and working folders, by the
+    /// names of their instances; and containers that wait for instances of nodes that have left.
     ///
     /// # Errors
     /// Where Docker does not answer or a folder cannot be read.
@@ -60,7 +60,11 @@ impl Cluster {
                 let ended =
                     ["--filter", "status=exited", "--filter", "status=created", "--filter", "status=dead"];
                 let ended = containers(self.id(), &[&["--all"], ended.as_slice()].concat()).await?;
-                Ok(ended.into_iter().map(|body| body.instance).collect())
+                let ended = ended.into_iter().map(|body| body.instance);
+                let gone = self.gone_guests();
+                let waiting = waiting(self.id()).await?.into_iter().filter(|(_, node)| gone.contains(node));
+                let waiting = waiting.map(|(id, node)| format!("an instance of node {node} to come ({id})"));
+                Ok(ended.chain(waiting).collect())
             }
             Engine::Process => {
                 let mut names = Vec::new();
@@ -78,6 +82,23 @@ impl Cluster {
                 Ok(names)
             }
         }
+    }
+
+    /// Removes all containers of a node whose process is no more, as an operator would.
+    pub(super) async fn clear_host_of(&self, node: u64) -> Result<()> {
+        if self.engine == Engine::Docker {
+            let (cluster, node) =
+                (format!("label=muster.cluster={}", self.id()), format!("label=muster.node={node}"));
+            let listed = docker(&["ps", "--all", "--quiet", "--filter", &cluster, "--filter", &node]).await?;
+            ensure!(listed.status.success(), "docker ps: {}", String::from_utf8_lossy(&listed.stderr));
+            let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if !ids.is_empty() {
+                // What is on its way out already is looked for at the end.
+                docker(&[&["rm", "--force", "--volumes"], ids.as_slice()].concat()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// How often Docker has seen a container of a function run out of memory since then.
@@ -183,6 +204,20 @@ async fn containers(cluster: &str, filters: &[&str]) -> Result<Vec<Body>> {
     let listed = docker(&words).await?;
     ensure!(listed.status.success(), "docker ps: {}", String::from_utf8_lossy(&listed.stderr));
     String::from_utf8_lossy(&listed.stdout).lines().map(container).collect()
+}
+
+/// The containers that only wait, with their nodes.
+async fn waiting(cluster: &str) -> Result<Vec<(String, u64)>> {
+    let label = format!("label=muster.cluster={cluster}");
+    let role = "label=muster.role=waiting";
+    let format = r#"{{.ID}} {{.Label "muster.node"}}"#;
+    let listed = docker(&["ps", "--all", "--filter", &label, "--filter", role, "--format", format]).await?;
+    ensure!(listed.status.success(), "docker ps: {}", String::from_utf8_lossy(&listed.stderr));
+    let owned = |line: &str| {
+        let (id, node) = line.split_once(' ').with_context(|| format!("docker ps says {line}"))?;
+        Ok((id.to_owned(), node.parse().context("not a node")?))
+    };
+    String::from_utf8_lossy(&listed.stdout).lines().map(owned).collect()
 }
 
 fn container(line: &str) -> Result<Body> {

@@ -190,12 +190,7 @@ impl Settings {
             Engine::Process => "process",
             Engine::Docker => "docker",
         };
-        let mut engine = Table::from_iter([("kind".to_owned(), Value::from(engine))]);
-        if self.docker_proxied {
-            // Functions tell a collector on this host what they do.
-            engine.insert("firewall".into(), false.into());
-        }
-        config.insert("engine".into(), engine.into());
+        config.insert("engine".into(), table([("kind", engine.to_owned())]));
         Ok(config)
     }
 

@@ -374,6 +374,11 @@ impl Consensus {
         self.raft.runtime_config().elect(false);
     }
 
+    /// Whether this node was removed from the cluster, as far as it has heard.
+    pub fn is_removed(&self) -> bool {
+        *self.removed.borrow()
+    }
+
     /// Resolves once this node was removed from the cluster, as it learned by itself or from another.
     pub async fn removed(&self) {
         let mut removed = self.removed.clone();

@@ -176,7 +176,7 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for Slices<F> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use muster_core::ids::{AccountName, FunctionName, Incarnation, InstanceId, NodeId};
     use muster_core::ledger::{self, Usage, UsageRow};
     use muster_core::units::{Hour, Timestamp};
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     /// An account that has used functions for some hours.
-    fn used(rows: u64) -> ClusterState {
+    pub(crate) fn used(rows: u64) -> ClusterState {
         let mut state = ClusterState::default();
         let row = |number: u64| UsageRow {
             account: AccountName::new("alice").expect("a valid name"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// The same at a later version.
-    fn raised(mut state: ClusterState, version: Version) -> ClusterState {
+    pub(crate) fn raised(mut state: ClusterState, version: Version) -> ClusterState {
         let proposal = ProposalId { node: NodeId(9), incarnation: Incarnation(1), sequence: 1 };
         let command = version::Command::Begin { version };
         state.apply(&Entry { at: state.clock, proposal, commands: vec![Command::Version(command)] });

@@ -134,3 +134,88 @@ fn mismatch(meta: &SnapshotMeta, expected: u64, got: u64) -> Refusal {
     let mismatch = SnapshotMismatch { expect: at(expected), got: at(got) };
     RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::version::{SUPPORTED, Version};
+    use muster_storage::{Memory, Options, SnapshotReader, Store};
+
+    use super::*;
+    use crate::contents::Contents;
+    use crate::contents::tests::{raised, used};
+    use crate::snapshots::{Shelf, SnapshotData};
+
+    const PART_BYTES: usize = 20_000;
+
+    /// A state, and a snapshot of it as its sender has it.
+    struct Sent {
+        contents: Contents,
+        meta: SnapshotMeta,
+        reader: Arc<SnapshotReader>,
+        _store: Store,
+    }
+
+    impl Sent {
+        async fn of(rows: u64, version: Version) -> Sent {
+            let contents = Contents { state: raised(used(rows), version), digest: None };
+            let meta = SnapshotMeta { snapshot_id: format!("of-{rows}"), ..SnapshotMeta::default() };
+            let store = Store::in_memory(&Memory::new()).expect("a store in memory opens");
+            let shelf = Shelf::new(store.snapshots());
+            shelf.build(&meta, contents.clone()).await.expect("built");
+            let built = shelf.current().expect("readable").expect("it was just built");
+            let SnapshotData::Stored(reader) = *built.snapshot else { panic!("it lies in the store") };
+            Sent { contents, meta, reader: Arc::new(reader), _store: store }
+        }
+
+        /// Sends what the receiver lacks, `parts` of it at most; gives what comes of the last.
+        async fn send(&self, to: &Receiver, parts: usize) -> Option<(Draft, Option<Decoding>)> {
+            let mut at = to.held(self.reader.transfer(&self.meta.snapshot_id)).await.expect("offered");
+            for _ in 0..parts {
+                let part = self.reader.read(at, PART_BYTES).await.expect("readable");
+                let done = at + part.len() as u64 == self.reader.bytes();
+                if let Some(whole) = to.take(&self.meta, at, &part, done).await.expect("taken") {
+                    return Some(whole);
+                }
+                at += part.len() as u64;
+            }
+            None
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_arrives_is_decoded_meanwhile() {
+        let (small, other) =
+            (Sent::of(20_000, SUPPORTED.newest).await, Sent::of(10_000, SUPPORTED.newest).await);
+        // So large that some of it is stored before all of it is here: it is not compressed.
+        let large = Sent::of(40_000, Version(2)).await;
+        for (name, sent) in [
+            ("at once", &small),
+            ("it broke off", &small),
+            ("after another one", &small),
+            ("the node was started again", &large),
+        ] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let store = Store::open(dir.path(), Options::default()).expect("a fresh store opens");
+            let mut receiver = Receiver::new(store.snapshots());
+            match name {
+                "it broke off" => assert!(sent.send(&receiver, 4).await.is_none(), "it was to be larger"),
+                "the node was started again" => {
+                    assert!(sent.send(&receiver, 60).await.is_none(), "it was to be larger");
+                    receiver.close().await;
+                    receiver = Receiver::new(store.snapshots());
+                    let held = receiver.held(sent.reader.transfer(&sent.meta.snapshot_id)).await;
+                    assert!(held.expect("offered") > 0, "nothing was kept");
+                }
+                "after another one" => assert!(other.send(&receiver, 1).await.is_none()),
+                _ => {}
+            }
+            let (draft, decoding) = sent.send(&receiver, usize::MAX).await.expect("the whole");
+            let decoded = decoding.expect("begun").ended().await;
+            let decoded = decoded.unwrap_or_else(|| panic!("{name}: it was not decoded"));
+            assert_eq!((&decoded.state, decoded.digest), (&sent.contents.state, None), "{name}");
+            drop(draft);
+            receiver.close().await;
+            tokio::task::spawn_blocking(move || store.close()).await.expect("closed");
+        }
+    }
+}

@@ -286,7 +286,8 @@ pub(crate) fn read_error<E: std::error::Error + 'static>(
 #[cfg(test)]
 mod tests {
     use muster_core::ids::NodeId;
-    use muster_storage::{Options, Store};
+    use muster_core::units::Timestamp;
+    use muster_storage::{Memory, Options, Store};
     use openraft::CommittedLeaderId;
 
     use super::*;
@@ -323,5 +324,37 @@ mod tests {
         assert_eq!(found.last_log_id, meta(100).last_log_id);
         drop(reader);
         tokio::task::spawn_blocking(move || store.close()).await.expect("closed");
+    }
+
+    #[tokio::test]
+    async fn what_was_decoded_as_it_came_is_installed_and_the_whole_where_nothing_was() {
+        let store = Store::in_memory(&Memory::new()).expect("a store in memory opens");
+        let shelf = Shelf::new(store.snapshots());
+        let contents = |clock| {
+            let mut contents = Contents::default();
+            contents.state.clock = Timestamp(clock);
+            contents
+        };
+        // One that differs, so that it shows where a state is from.
+        for (name, ahead, clock) in
+            [("decoded", Some(Some(2)), 2), ("in vain", Some(None), 1), ("never", None, 1)]
+        {
+            let mut bytes = Vec::new();
+            let sink = |slice: Vec<u8>| {
+                bytes.extend(slice);
+                Ok(())
+            };
+            contents(1).encode(sink).expect("plain data");
+            let mut draft = store.snapshots().begin(Pace::Full);
+            draft.append(&bytes).await.expect("stored");
+            let decoding = ahead.map(|ahead| {
+                let (done, result) = oneshot::channel();
+                done.send(ahead.map(contents)).expect("it is waited for");
+                Decoding(result)
+            });
+            let arrived = SnapshotData::Arrived(Box::new(draft), decoding);
+            let installed = shelf.install(&SnapshotMeta::default(), arrived, &Versions::of_release()).await;
+            assert_eq!(installed.expect("installed").state.clock, Timestamp(clock), "{name}");
+        }
     }
 }

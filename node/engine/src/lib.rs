@@ -138,6 +138,14 @@ pub trait Engine: Send + Sync + Debug {
     /// can. Later calls replace it.
     async fn close_ports(&self, _names: BTreeSet<String>) {}
 
+    /// Lets go of what this process has prepared and no instance has, for a node that stops. Its instances stay.
+    async fn retire(&self) {}
+
+    /// Removes what was ever prepared for instances of this node, which will have none any more.
+    async fn clear(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Removes the output of ended instances of all functions but these, each with when it was created.
     async fn retain_logs(&self, _functions: BTreeMap<FunctionName, Timestamp>) {}
 }

@@ -50,9 +50,7 @@ impl Invariant for Usage {
 
 /// What clients saw, by account and function.
 fn expected(run: &Evidence) -> BTreeMap<(&str, &str), Expected> {
-    let (accounts, crashes) = (accounts(run), Crashes::of(run));
-    let drifted = run.windows.iter().any(|window| window.fault == clock_drift::NAME);
-    let slower_ppm = if drifted { clock_drift::MOST_PPM.unsigned_abs() } else { 0 };
+    let (accounts, crashes, drifts) = (accounts(run), Crashes::of(run), Drifts::of(run));
     let mut expected: BTreeMap<(&str, &str), Expected> = BTreeMap::new();
     for entry in &run.entries {
         let (Op::Invoke { function, caller, work_ms, .. }, Some(outcome)) = (&entry.op, entry.outcome())
@@ -67,6 +65,7 @@ fn expected(run: &Evidence) -> BTreeMap<(&str, &str), Expected> {
                 expected.acknowledged += 1;
                 if !crashes.may_have_forgotten(entry, function) {
                     expected.least += 1;
+                    let slower_ppm = if drifts.may_have_measured(entry) { Drifts::MOST_PPM } else { 0 };
                     expected.busy_least_ms += work_ms - (work_ms * slower_ppm).div_ceil(1_000_000);
                 }
             }
@@ -211,6 +210,38 @@ impl Crashes {
     }
 }
 
+/// When the clocks of nodes went slowly, or may have.
+struct Drifts(BTreeMap<u64, Spans>);
+
+impl Drifts {
+    const MOST_PPM: u64 = clock_drift::MOST_PPM.unsigned_abs();
+    /// A clock is told a little before it changes its pace.
+    const LEAD_US: u64 = 1_000_000;
+
+    fn of(run: &Evidence) -> Self {
+        let mut windows: Vec<_> = run.windows.iter().filter(|w| w.fault == clock_drift::NAME).collect();
+        windows.sort_by_key(|window| window.begin_us);
+        let mut spans: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+        for window in windows {
+            for node in &window.nodes {
+                let spans = spans.entry(*node).or_default();
+                // It comes back at the same pace, also from what is left of the time before.
+                let left_us = spans.last().map_or(0, |(_, back_us)| back_us.saturating_sub(window.begin_us));
+                let wrong_us = window.mended_us - window.begin_us + Self::LEAD_US;
+                spans.push((window.begin_us, window.mended_us + wrong_us + left_us));
+            }
+        }
+        Drifts(spans.into_iter().map(|(node, spans)| (node, Spans::new(spans))).collect())
+    }
+
+    /// Whether such a clock may have measured an invocation.
+    fn may_have_measured(&self, entry: &Entry) -> bool {
+        let host = entry.outcome().and_then(|outcome| outcome.host);
+        let (Some(end_us), Some(host)) = (entry.end_us(), host) else { return !self.0.is_empty() };
+        self.0.get(&host).is_some_and(|spans| spans.touch(entry.begin_us, end_us))
+    }
+}
+
 fn instance_time(run: &Evidence, finding: &mut Finding) {
     let ended = run.finals.instances.iter().filter(|instance| instance.ended_at.is_some()).count();
     if ended >= ENDED_LISTED_MAX {
@@ -310,23 +341,32 @@ mod tests {
 
     #[test]
     fn work_that_was_done_was_busy() {
-        let mut run = evidence();
-        let op = Op::Invoke {
-            function: "acknowledged".into(),
-            caller: "user-a".into(),
-            work_ms: 500,
-            mode: super::super::super::op::Mode::Answer,
+        let drift = |nodes: &[u64], begin_ms, end_ms| Window {
+            fault: clock_drift::NAME.into(),
+            ..window(nodes, begin_ms, end_ms)
         };
-        push(&mut run, 0, Some((600, on(1))), op);
-        run.finals.usage = vec![Row { busy_ms: 501, ..row("acknowledged", 1, 0) }];
-        assert!(Usage.check(&run).holds());
-        run.finals.usage[0].busy_ms = 488;
-        assert!(!Usage.check(&run).holds());
-        // By a clock that loses a fiftieth they are no more.
-        run.windows.push(Window { fault: clock_drift::NAME.into(), ..window(&[1], 0, 600) });
-        assert!(!Usage.check(&run).holds());
-        run.finals.usage[0].busy_ms = 489;
-        assert!(Usage.check(&run).holds());
+        for (name, drifts, busy_ms, good) in [
+            ("by a right clock", vec![], 49_999, true),
+            ("too little", vec![], 49_998, false),
+            ("by one that loses a fiftieth", vec![drift(&[1], 0, 60_000)], 48_999, true),
+            ("by less than that", vec![drift(&[1], 0, 60_000)], 48_998, false),
+            ("by another node's", vec![drift(&[2], 0, 60_000)], 48_999, false),
+            ("by one that comes back", vec![drift(&[1], 50_000, 80_000)], 48_999, true),
+            ("from two drifts", vec![drift(&[1], 0, 30_000), drift(&[1], 40_000, 60_000)], 48_999, true),
+            ("by one that is right again", vec![drift(&[1], 0, 30_000)], 48_999, false),
+        ] {
+            let mut run = evidence();
+            let op = Op::Invoke {
+                function: "acknowledged".into(),
+                caller: "user-a".into(),
+                work_ms: 50_000,
+                mode: super::super::super::op::Mode::Answer,
+            };
+            push(&mut run, 100_000, Some((150_000, on(1))), op);
+            run.windows.extend(drifts);
+            run.finals.usage = vec![Row { busy_ms, ..row("acknowledged", 1, 0) }];
+            assert_eq!(Usage.check(&run).holds(), good, "{name}");
+        }
     }
 
     #[test]

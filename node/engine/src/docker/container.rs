@@ -104,7 +104,12 @@ pub(super) struct Listed {
 pub(super) enum Sighting {
     Created,
     Running(SocketAddr),
-    Exited { code: i64, oom_killed: bool },
+    Exited {
+        code: i64,
+        oom_killed: bool,
+    },
+    /// Somebody removes it: it is as good as gone.
+    Removing,
 }
 
 /// The same for every attempt at an instance, so a second create finds the first. Ids are hexadecimal,
@@ -213,6 +218,7 @@ pub(super) fn sighting(found: &ContainerInspectResponse, port: u16) -> Result<Si
             code: state.exit_code.unwrap_or_default(),
             oom_killed: state.oom_killed.unwrap_or_default(),
         }),
+        Some(Status::REMOVING) => Ok(Sighting::Removing),
         other => Err(unexpected(format!("its state is {other:?}"))),
     }
 }
@@ -351,7 +357,29 @@ pub(super) fn address(networks: &HashMap<String, EndpointSettings>) -> Option<Ip
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::ContainerState;
+
     use super::*;
+
+    #[test]
+    fn containers_are_seen_in_each_of_their_states() {
+        use ContainerStateStatusEnum::{CREATED, DEAD, EMPTY, EXITED, REMOVING, RUNNING};
+        let exited = |code| Some(Sighting::Exited { code, oom_killed: false });
+        for (status, seen) in [
+            (CREATED, Some(Sighting::Created)),
+            (EXITED, exited(3)),
+            (DEAD, exited(3)),
+            // One such container must not hide all the others of a list.
+            (REMOVING, Some(Sighting::Removing)),
+            // Without an address.
+            (RUNNING, None),
+            (EMPTY, None),
+        ] {
+            let state = ContainerState { status: Some(status), exit_code: Some(3), ..Default::default() };
+            let found = ContainerInspectResponse { state: Some(state), ..Default::default() };
+            assert_eq!(sighting(&found, 8080).ok(), seen, "{status}");
+        }
+    }
 
     #[test]
     fn exit_codes_as_docker_gives_them() {

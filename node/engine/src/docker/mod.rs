@@ -32,6 +32,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
+use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use muster_core::functions::{EngineKind, Source};
 use muster_core::ids::{ClusterId, FunctionName, InstanceId, NodeId, PackageDigest};
@@ -291,8 +292,10 @@ impl DockerEngine {
         if !container::is_of(&found, launch) {
             return Err(EngineError::NameTaken { name: name.to_owned() });
         }
-        if container::sighting(&found, launch.spec.port)? == Sighting::Created {
-            self.start(launch, name).await?;
+        match container::sighting(&found, launch.spec.port)? {
+            Sighting::Removing => return Ok(false),
+            Sighting::Created => self.start(launch, name).await?,
+            Sighting::Running(_) | Sighting::Exited { .. } => {}
         }
         Ok(true)
     }
@@ -324,6 +327,9 @@ impl DockerEngine {
             }
             Sighting::Created => {
                 Err(EngineError::Unexpected { operation, problem: "it was started and did not run".into() })
+            }
+            Sighting::Removing => {
+                Err(EngineError::Unexpected { operation, problem: "somebody removes it".into() })
             }
         }
     }
@@ -383,10 +389,7 @@ impl Engine for DockerEngine {
     }
 
     async fn list(&self) -> Result<Vec<Running>, EngineError> {
-        let filters = container::filters(self.cluster, self.node);
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let found =
-            within("list the containers", READ_DEADLINE, self.docker.list_containers(Some(options))).await?;
+        let found = self.listed().await?;
         self.reap_waiting(&found);
         let listed: Vec<Listed> = found.iter().filter_map(container::listed).collect();
         self.exits.listed(&listed);
@@ -523,6 +526,19 @@ impl Engine for DockerEngine {
         self.read_logs(function, instance, read).await
     }
 
+    async fn retire(&self) {
+        if let Some(pool) = self.pool() {
+            pool.retire().await;
+        }
+    }
+
+    async fn clear(&self) -> Result<(), EngineError> {
+        self.retire().await;
+        let waiting = self.listed().await?;
+        let waiting = waiting.iter().filter_map(container::waits);
+        join_all(waiting.map(|holder| self.remove(holder))).await.into_iter().collect()
+    }
+
     async fn retain_logs(&self, functions: BTreeMap<FunctionName, Timestamp>) {
         self.logs.retain(functions).await;
     }
@@ -564,6 +580,13 @@ impl DockerEngine {
         self.network.forget().await;
         let place = Place::Network(self.network.id().await?);
         self.create_and_start(launch, image, name, &place).await
+    }
+
+    /// All containers of this node.
+    async fn listed(&self) -> Result<Vec<ContainerSummary>, EngineError> {
+        let filters = container::filters(self.cluster, self.node);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        within("list the containers", READ_DEADLINE, self.docker.list_containers(Some(options))).await
     }
 
     /// The labels of a container; none of one that is gone.

@@ -17,6 +17,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder,
     StartContainerOptions,
 };
+use futures_util::future::join_all;
 use muster_core::ids::{ClusterId, NodeId};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -86,6 +87,8 @@ pub(super) struct Pool {
     launching: watch::Sender<usize>,
     state: Mutex<State>,
     wanted: Notify,
+    /// Held while one is made.
+    making: tokio::sync::Mutex<()>,
     /// Distinguishes the names of waiting containers.
     number: AtomicU64,
 }
@@ -99,6 +102,8 @@ struct State {
     orphans: BTreeMap<String, Instant>,
     /// Whether anything is launched here at all.
     in_use: bool,
+    /// Whether the node stops: nothing is made any more.
+    retired: bool,
 }
 
 /// The filling task; it ends when this is dropped.
@@ -120,8 +125,9 @@ impl Pool {
         launching: watch::Sender<usize>,
     ) -> Arc<Pool> {
         let size = size.min(PREPARED_MAX);
-        let (state, wanted, number) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-        Arc::new(Pool { docker, cluster, node, size, network, launching, state, wanted, number })
+        let (state, wanted, making) = (Mutex::default(), Notify::new(), tokio::sync::Mutex::default());
+        let number = AtomicU64::new(0);
+        Arc::new(Pool { docker, cluster, node, size, network, launching, state, wanted, making, number })
     }
 
     pub(super) fn fill(self: &Arc<Self>) -> Filling {
@@ -163,6 +169,15 @@ impl Pool {
         self.state().own.remove(holder);
     }
 
+    /// Makes no more, and removes those that nobody has.
+    pub(super) async fn retire(&self) {
+        self.state().retired = true;
+        // Who makes one just now removes it.
+        let _made = self.making.lock().await;
+        let ready = std::mem::take(&mut self.state().ready);
+        join_all(ready.iter().map(|namespace| self.release(&namespace.holder))).await;
+    }
+
     /// Of the waiting containers that are listed, those to remove: nobody's for a while. `joined` are those
     /// that instances have.
     pub(super) fn orphans(&self, listed: &BTreeSet<String>, joined: &BTreeSet<String>) -> Vec<String> {
@@ -181,7 +196,7 @@ impl Pool {
         loop {
             let lacks = {
                 let state = self.state();
-                state.in_use && state.ready.len() < self.size
+                state.in_use && !state.retired && state.ready.len() < self.size
             };
             if !lacks {
                 self.wanted.notified().await;
@@ -191,14 +206,34 @@ impl Pool {
             let mut launching = self.launching.subscribe();
             let idle = async { launching.wait_for(|launches| *launches == 0).await.is_ok() };
             let _idle_or_not = timeout(IDLE_PATIENCE, idle).await;
-            match self.make().await {
-                Ok(namespace) => self.state().ready.push_back(namespace),
-                Err(error) => {
-                    tracing::warn!("no network namespace could be prepared: {}", error.reason());
-                    sleep(RETRY_PAUSE).await;
-                }
+            if let Err(error) = self.make_another().await {
+                tracing::warn!("no network namespace could be prepared: {}", error.reason());
+                sleep(RETRY_PAUSE).await;
             }
         }
+    }
+
+    /// Puts one more with those that are ready, unless the node stops.
+    async fn make_another(&self) -> Result<(), EngineError> {
+        let _making = self.making.lock().await;
+        if self.state().retired {
+            return Ok(());
+        }
+        let namespace = self.make().await?;
+        let superfluous = {
+            let mut state = self.state();
+            match state.retired {
+                true => Some(namespace),
+                false => {
+                    state.ready.push_back(namespace);
+                    None
+                }
+            }
+        };
+        if let Some(namespace) = superfluous {
+            self.release(&namespace.holder).await;
+        }
+        Ok(())
     }
 
     async fn make(&self) -> Result<Namespace, EngineError> {

@@ -171,6 +171,9 @@ async fn instances_join_namespaces_that_are_ready_each_its_own() {
     // A repeated launch adopts, and takes none.
     assert_eq!(bench.engine.launch(&one).await.unwrap(), one_addr);
     assert_eq!(engine.prepared(), 2);
+    // A node that stops takes those along that nobody has.
+    engine.retire().await;
+    assert_eq!(waiting(&bench).await, joined);
     // Nor does a restart of the node change anything.
     drop(engine);
     let again = DockerEngine::connect(None, bench.cluster, NODE, logs_in(bench.folder())).await.unwrap();

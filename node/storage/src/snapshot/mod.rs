@@ -199,13 +199,22 @@ impl SnapshotStore {
     /// # Panics
     /// When the work does.
     pub async fn offload_gently<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.offload_to(begin_gently, work).await
+    }
+
+    /// Has what `begin` starts do some work, or does it like any other.
+    pub(crate) async fn offload_to<T: Send + 'static>(
+        &self,
+        begin: impl FnOnce(Work<Option<T>>) -> io::Result<oneshot::Receiver<Option<T>>>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         if !self.has_threads() {
             return work();
         }
         let work = Arc::new(Mutex::new(Some(work)));
         let take = move |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
         let taken = Arc::clone(&work);
-        match begin_gently(move || take(&taken).map(|work| work())) {
+        match begin(Box::new(move || take(&taken).map(|work| work()))) {
             Ok(result) => result.await.ok().flatten().expect("work that is offloaded does not panic"),
             Err(error) => {
                 tracing::warn!(%error, "no thread could be started: work that can wait is done like any other");
@@ -215,6 +224,8 @@ impl SnapshotStore {
         }
     }
 }
+
+type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
 /// Has a thread that gives way to every other one do some work; nothing comes of it if it panics.
 ///

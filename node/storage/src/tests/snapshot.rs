@@ -1,7 +1,7 @@
 //! Snapshots: whole or not at all.
 
 use std::future::{Future, poll_fn};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::mpsc;
@@ -55,6 +55,18 @@ fn the_last_snapshot_is_kept() {
     let empty = Snapshot { meta: vec![], data: vec![] };
     block_on(store.snapshots().save(&empty.meta, &empty.data)).unwrap();
     assert_eq!(store.snapshots().load().unwrap(), Some(empty));
+}
+
+#[test]
+fn work_that_can_wait_is_done_though_no_thread_can_be_started() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let snapshots = store.snapshots();
+    let here = std::thread::current().id();
+    let work = || std::thread::current().id();
+    assert_ne!(block_on(snapshots.offload_gently(work)), here);
+    let none = |_| Err(io::ErrorKind::WouldBlock.into());
+    assert_ne!(block_on(snapshots.offload_to(none, work)), here);
 }
 
 #[test]
