@@ -22,8 +22,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Instances that nobody knows of any more serve nobody.
 const GRACE: Millis = Millis(1_000);
-/// How long the end of the last instances may take, and what was prepared for others.
-const CLEAR_LIMIT: Duration = Duration::from_secs(6);
+/// How long the end of a removed node's instances may take: nobody waits for it, and an engine may be busy.
+const CLEAR_LIMIT: Duration = Duration::from_secs(60);
+/// For what else is to end, requests of peers above all.
+const SLACK: Duration = Duration::from_secs(7);
+/// How long a node that stops may take to remove what it has prepared. The next start removes the rest.
 const RETIRE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Resolves once the node is to go and has no instances any more. Never for one that goes as it is.
@@ -58,6 +61,12 @@ pub(crate) async fn leave(consensus: &Consensus, incarnation: Incarnation, meter
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// As long as a node that stops may take for its last tasks.
+pub(crate) fn stop_limit(is_removed: bool) -> Duration {
+    let clearing = if is_removed { CLEAR_LIMIT } else { RETIRE_LIMIT };
+    clearing + SLACK
 }
 
 /// Ends all instances of a node that was removed, and removes what was prepared for others.

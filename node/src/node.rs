@@ -157,7 +157,8 @@ impl Node {
         // keep the others from electing one.
         self.parts.consensus.shutdown().await;
         self.parts.tasks.close();
-        if tokio::time::timeout(STOP_LIMIT, self.parts.tasks.wait()).await.is_err() {
+        let limit = leaving::stop_limit(self.parts.consensus.is_removed());
+        if tokio::time::timeout(limit, self.parts.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not stop in time");
         }
         if !self.parts.meter.journal(SETTLE_LIMIT).await {

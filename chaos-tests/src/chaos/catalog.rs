@@ -85,7 +85,7 @@ pub fn invoked(notes: &Notes) -> Result<Vec<(&'static str, FunctionSpec)>> {
         let keep_alive_ms = keep_alive_ms.into();
         let scaling =
             Scaling { min, max: INSTANCES_MAX, window_ms: 2_000, keep_alive_ms, ..Scaling::default() };
-        let (timeout_ms, startup_timeout_ms) = (TIMEOUT_MS, 6_000);
+        let (timeout_ms, startup_timeout_ms) = (TIMEOUT_MS, notes.startup_timeout_ms());
         let spec = spec.clone();
         FunctionSpec {
             concurrency: 4,

@@ -147,6 +147,9 @@ pub struct Finals {
     /// The cluster's networks on this host.
     #[serde(default)]
     pub networks: Vec<String>,
+    /// What could not be removed when all was over.
+    #[serde(default)]
+    pub left: Vec<String>,
     /// Lines of node logs that tell of a panic, with the node.
     pub panics: Vec<(u64, String)>,
     /// Nodes whose process ended though nobody killed it.

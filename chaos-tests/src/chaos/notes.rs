@@ -61,6 +61,15 @@ impl Notes {
         }
     }
 
+    /// How long instances may take to be ready. All nodes share one Docker Engine: who gives up soon and begins anew
+    /// keeps it from ever being done.
+    pub fn startup_timeout_ms(&self) -> u64 {
+        match self {
+            Notes::Files(_) => 6_000,
+            Notes::Collected { .. } => 20_000,
+        }
+    }
+
     /// The function `faulty` in one of its modes.
     pub fn faulty(&self, mode: &str) -> FunctionSpec {
         match self {

@@ -53,8 +53,8 @@ pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Eviden
         .set("raft.keep_entries", KEEP_ENTRIES);
     let mut settings = match plan.engine() {
         Engine::Process => settings,
-        // Functions tell a collector on this host what they do.
-        Engine::Docker => settings.set("engine.firewall", false),
+        // Functions tell a collector on this host what they do. All nodes, and guests that come and go, are on one host.
+        Engine::Docker => settings.set("engine.firewall", false).set("engine.prepared_namespaces", 1),
     };
     for name in &plan.faults {
         let fault = faults::by_name(name).with_context(|| format!("there is no fault {name}"))?;
@@ -73,13 +73,16 @@ pub async fn run(plan: Plan, bounds: Bounds, report_dir: &Path) -> Result<Eviden
     let Some(cluster) = Arc::into_inner(cluster) else {
         return outcome.and_then(|_done| bail!("something still uses the cluster"));
     };
-    let well = outcome.as_ref().is_ok_and(|run| run.finals.panics.is_empty());
-    if !well {
-        // Told in the report, or by the error: the cluster's own alarm would only hide it.
-        let quiet = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cluster)));
-        quiet.unwrap_or_else(|_| eprintln!("the cluster did not end well"));
+    // Told in the report, where a node's panic stands already, or by the error: an alarm here would only hide it.
+    let taken_down = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cluster)));
+    let mut evidence = outcome?;
+    if let Err(alarm) = taken_down
+        && evidence.finals.panics.is_empty()
+    {
+        let said = alarm.downcast::<String>().map_or_else(|_| "it did not end well".to_owned(), |said| *said);
+        evidence.finals.left.push(said);
     }
-    outcome
+    Ok(evidence)
 }
 
 async fn on(

@@ -37,6 +37,9 @@ impl Invariant for Leaks {
         for instance in run.finals.remains.iter().filter(|id| !live.contains(id.as_str())) {
             finding.violate(format!("a container or a folder is left of {instance}"));
         }
+        for left in &run.finals.left {
+            finding.violate(left.clone());
+        }
         if run.finals.networks.len() > 1 {
             finding.violate(format!("the cluster has {} networks on one host", run.finals.networks.len()));
         }
@@ -74,6 +77,9 @@ mod tests {
             let ended = listed.iter().any(|(_, phase)| ENDED.contains(phase));
             assert_eq!(Leaks.check(&run).holds(), good && !ended, "folders of {listed:?}");
             run.finals.remains.clear();
+            run.finals.left = vec!["a process survives".into()];
+            assert!(!Leaks.check(&run).holds(), "a process");
+            run.finals.left.clear();
             run.finals.networks = vec!["a".into(), "b".into()];
             assert!(!Leaks.check(&run).holds(), "two networks");
         }
