@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use muster_consensus::Consensus;
-use muster_core::Command;
 use muster_core::ids::{Incarnation, NodeId};
 use muster_core::members::Command as Members;
 use muster_core::units::Millis;
+use muster_core::{Command, mutant};
 use muster_engine::{Engine, EngineError};
 use tokio::time::timeout;
 
@@ -71,6 +71,9 @@ pub(crate) fn stop_limit(is_removed: bool) -> Duration {
 
 /// Ends all instances of a node that was removed, and removes what was prepared for others.
 pub(crate) async fn clear(engines: &Engines) {
+    if mutant!("removed-leaves-instances") {
+        return;
+    }
     let cleared = join_all(engines.values().map(|engine| clear_engine(engine.as_ref())));
     if timeout(CLEAR_LIMIT, cleared).await.is_err() {
         tracing::warn!("something may be left of this node's instances: it was not removed in time");

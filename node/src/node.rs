@@ -8,41 +8,31 @@
 //! gateway ─────────▶ meter ─▶ journal ─▶ consensus (ledger)
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http::Request;
-use hyper::body::Incoming;
 use muster_consensus::Identity;
-use muster_core::functions::EngineKind;
-use muster_core::ids::{ClusterId, Incarnation, NodeId, StoreId};
-use muster_engine::{DockerEngine, Engine, ProcessEngine, logs};
-use muster_gateway::{Caller, Door, Gateway, Refusals};
+use muster_core::ids::{Incarnation, NodeId, StoreId};
+use muster_gateway::{Door, Refusals};
 use muster_storage::{Options, Store};
-use muster_tls::{PeerTls, PublicTls};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
-use crate::config::{Config, EngineChoice};
+use crate::config::Config;
 use crate::credentials::Own;
-use crate::http::App;
+use crate::host_engines::HostEngines;
+use crate::listeners::{keep_reloaded, listen, public_door, serve_peers, serve_public};
 use crate::parts::{Engines, Parts, Surroundings};
 use crate::peer::PeerService;
-use crate::random;
 use crate::transport::PeerTransport;
-use crate::{enrollment, leaving};
+use crate::{enrollment, leaving, random};
 
 /// How long a stopping node waits for its usage to reach the ledger; the journal keeps the rest.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to finish when the node stops.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether the public listener's certificate was replaced.
-const RELOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
@@ -171,10 +161,6 @@ impl Node {
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
 async fn open(config: &Config) -> anyhow::Result<(Store, Identity)> {
     let dir = config.data_dir.clone();
     let (store, own) = blocking(move || {
@@ -211,110 +197,10 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.context("opening the store panicked")?
 }
 
-fn public_door(config: &Config) -> anyhow::Result<Door> {
-    let Some(files) = &config.http.tls else { return Ok(Door::Plain) };
-    let tls = PublicTls::load(&files.certificate_file, &files.key_file);
-    tls.map(Door::Public).context("cannot use the certificate of `http.tls`")
-}
-
-/// Takes new files of the public certificate into use, without end.
-async fn keep_reloaded(tls: PublicTls) {
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        let reloading = tls.clone();
-        match tokio::task::spawn_blocking(move || reloading.reload()).await {
-            Ok(Ok(true)) => tracing::info!("the certificate of the public listener was replaced"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(
-                "the certificate of `http.tls` has changed and cannot be used; the one before stays in use: {:#}",
-                anyhow::Error::new(error)
-            ),
-            Err(_panicked) => return,
-        }
-    }
-}
-
 /// Runs something without an end until the node stops.
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = stop.cancelled() => {}
-    }
-}
-
-async fn serve_peers(listener: TcpListener, tls: PeerTls, service: PeerService, stop: CancellationToken) {
-    let door = Door::Peers(tls, service.refusals.clone());
-    let handler = move |request: Request<Incoming>, caller| service.clone().handle(request, caller);
-    let limits = muster_gateway::Limits::for_peers();
-    muster_gateway::serve(listener, door, handler, limits, stop).await;
-}
-
-/// One port for both: invocations never pass through the admin API's router.
-async fn serve_public(
-    listener: TcpListener,
-    door: Door,
-    gateway: Arc<Gateway>,
-    app: App,
-    stop: CancellationToken,
-) {
-    let admin = crate::http::router(app);
-    let handler = move |request: Request<Incoming>, caller: Caller| {
-        let (gateway, admin) = (Arc::clone(&gateway), admin.clone());
-        async move {
-            if muster_gateway::is_invocation(&request) {
-                // In a box: every request to the admin API would carry the room it takes along.
-                return Box::pin(gateway.handle(request, caller.address)).await;
-            }
-            let answer = admin
-                .oneshot(muster_gateway::lingering(request))
-                .await
-                .unwrap_or_else(|never| match never {});
-            answer.map(muster_gateway::boxed)
-        }
-    };
-    muster_gateway::serve(listener, door, handler, muster_gateway::Limits::default(), stop).await;
-}
-
-/// Child processes and Docker containers, as the configuration says.
-struct HostEngines(Config);
-
-impl HostEngines {
-    /// Where an engine keeps the output of its instances.
-    fn logs(&self, engine: &str) -> anyhow::Result<logs::Store> {
-        let dir = self.0.data_dir.join("logs").join(engine);
-        logs::Store::open(dir, self.0.logs.limits()).context("cannot keep the output of instances")
-    }
-}
-
-#[async_trait::async_trait]
-impl Engines for HostEngines {
-    async fn connect(&self, cluster: ClusterId) -> anyhow::Result<BTreeMap<EngineKind, Arc<dyn Engine>>> {
-        let config = &self.0;
-        let mut engines: BTreeMap<EngineKind, Arc<dyn Engine>> = BTreeMap::new();
-        if config.engine.kind != EngineChoice::Docker {
-            let (dir, logs) = (config.data_dir.join("instances"), self.logs("process")?);
-            let engine = ProcessEngine::new(cluster, config.node(), dir, logs)
-                .context("cannot start the process engine")?;
-            engines.insert(EngineKind::Process, Arc::new(engine));
-        }
-        if config.engine.kind != EngineChoice::Process {
-            let socket = config.engine.docker_socket.as_deref();
-            let logs = self.logs("docker")?;
-            let engine = loop {
-                match DockerEngine::connect(socket, cluster, config.node(), logs.clone()).await {
-                    Ok(engine) => break engine,
-                    // The engine may be restarting; the node serves and votes meanwhile.
-                    Err(error) => {
-                        tracing::warn!("the Docker Engine does not answer: {:#}", anyhow::Error::new(error));
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            };
-            let engine = engine.prepare_namespaces(config.engine.prepared_namespaces);
-            let engine = if config.engine.firewall { engine } else { engine.without_firewall() };
-            let engine = engine.with_registry_auth(config.engine.registry_auth_file.clone());
-            engines.insert(EngineKind::Docker, Arc::new(engine));
-        }
-        Ok(engines)
     }
 }

@@ -219,6 +219,19 @@ pub const MUTANTS: &[Mutant] = &[
         catchers: &[],
     },
     Mutant {
+        name: "failures-not-placed",
+        wrong: "what has failed to start on a node is launched there again as soon as anywhere else",
+        proof: tests("muster-core", "a_node_where_nothing_starts"),
+        catchers: &[],
+    },
+    // Where no Docker Engine answers, its proof shows nothing.
+    Mutant {
+        name: "removed-leaves-instances",
+        wrong: "a node that was removed leaves its containers running on its host",
+        proof: Proof::Cluster { filter: "a_node_that_was_given_up_leaves_no_containers" },
+        catchers: &[],
+    },
+    Mutant {
         name: "drain-does-not-wait",
         wrong: "an instance that is brought down takes the requests it serves with it",
         proof: CALM,

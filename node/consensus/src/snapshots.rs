@@ -95,7 +95,7 @@ impl Shelf {
         let Some((meta, reader)) = self.read()? else { return Ok(None) };
         *self.newest.lock().await = meta.last_log_id;
         self.durable(&meta);
-        let contents = self.decode(&meta, reader.stream(), false).await?;
+        let contents = self.decode(&meta, reader.stream()).await?;
         Ok(Some((meta, contents)))
     }
 
@@ -129,8 +129,7 @@ impl Shelf {
             };
             let contents = match decoded {
                 Some(contents) => contents,
-                // A node that has fallen behind leads nobody; its instances serve all the same.
-                None => self.decode(meta, draft.stream(), true).await?,
+                None => self.decode(meta, draft.stream()).await?,
             };
             versions.check(&contents.state).map_err(|unsupported| read_error(Some(meta), &unsupported))?;
             self.finish(meta, draft).await?;
@@ -215,22 +214,14 @@ impl Shelf {
         Ok(Some((meta, reader)))
     }
 
-    /// Decodes a state; `gently` where others have better things to do meanwhile.
-    async fn decode(
-        &self,
-        meta: &SnapshotMeta,
-        mut stream: Stream,
-        gently: bool,
-    ) -> Result<Contents, StorageError> {
+    /// Decodes a state. A node that starts, or has fallen behind, leads nobody: its instances, and others on the same
+    /// host, serve meanwhile.
+    async fn decode(&self, meta: &SnapshotMeta, mut stream: Stream) -> Result<Contents, StorageError> {
         let decode = move || {
             Contents::decode(&mut stream)
                 .map_err(|error| stream.failure().map_or(DecodeError::Codec(error), DecodeError::Store))
         };
-        let decoded = match gently {
-            true => self.store.offload_gently(decode).await,
-            false => self.store.offload(decode).await,
-        };
-        decoded.map_err(|e| read_error(Some(meta), &e))
+        self.store.offload_gently(decode).await.map_err(|e| read_error(Some(meta), &e))
     }
 }
 
@@ -314,7 +305,7 @@ mod tests {
         while !saving.is_finished() {
             let (meta, reader) = shelf.read().expect("readable").expect("there is always one");
             assert!(meta.last_log_id >= last, "an older one came back");
-            shelf.decode(&meta, reader.stream(), false).await.expect("it stays while it is read");
+            shelf.decode(&meta, reader.stream()).await.expect("it stays while it is read");
             last = meta.last_log_id;
         }
         saving.await.expect("saving does not panic");

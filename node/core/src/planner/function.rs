@@ -11,6 +11,7 @@ use crate::autoscaler::{self, Demand, Supply, Why};
 use crate::functions::{Function, ScalingPolicy};
 use crate::ids::{ChangeId, FunctionName, InstanceId, NodeId};
 use crate::instances::{Command as C, DecidedAction, Decision, DrainReason, Inputs, LaunchCause, Trigger};
+use crate::mutant;
 use crate::nodes::Resources;
 use crate::scheduler::{self, Candidate, Need, NoPlace};
 use crate::state::Command;
@@ -225,8 +226,11 @@ impl Turn<'_, '_> {
 
     /// Where the launches that failed in a row have failed.
     fn failures(&self) -> BTreeMap<NodeId, u32> {
-        let row = usize::try_from(self.function.health.consecutive_failures).unwrap_or(usize::MAX);
         let mut failures = BTreeMap::new();
+        if mutant!("failures-not-placed") {
+            return failures;
+        }
+        let row = usize::try_from(self.function.health.consecutive_failures).unwrap_or(usize::MAX);
         for failed in self.context.state.instances.failed(self.name).take(row) {
             if !failed.was_proven() {
                 *failures.entry(failed.node).or_default() += 1;
