@@ -5,6 +5,8 @@ use muster_storage::codec::{self, CodecError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::types::{SnapshotMeta, Vote};
+
 /// The newest format of peer messages; which one is written, [`crate::formats`] says. History:
 /// * 1, 2026-11: a request began with the node it is for;
 /// * 2, 2026-11: with who sends it, too, and what data either is known by;
@@ -21,6 +23,18 @@ pub const RPC_BODY_MAX: usize = 8 * 1024 * 1024;
 pub(crate) struct Proposal {
     pub(crate) id: ProposalId,
     pub(crate) commands: Vec<Command>,
+}
+
+/// A part of a snapshot: openraft's `InstallSnapshotRequest`, and the same as that byte for byte. Its data is
+/// written and read as one piece, which takes a tenth of the time of a million numbers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) vote: Vote,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) offset: u64,
+    #[serde(with = "serde_bytes")]
+    pub(crate) data: Vec<u8>,
+    pub(crate) done: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -55,4 +69,27 @@ pub(crate) fn format_of(bytes: &[u8]) -> u8 {
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     codec::decode(&KNOWN, RPC_BODY_MAX, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::raft::InstallSnapshotRequest;
+
+    use super::*;
+    use crate::types::TypeConfig;
+
+    #[test]
+    fn a_part_is_what_openraft_would_send() {
+        for bytes in [0, 1, 200, 70_000] {
+            let data: Vec<u8> = (0..=255).cycle().take(bytes).collect();
+            let (vote, meta) =
+                (Vote::default(), SnapshotMeta { snapshot_id: "s".into(), ..Default::default() });
+            let part = Part { vote, meta: meta.clone(), offset: 7, data: data.clone(), done: true };
+            let theirs: InstallSnapshotRequest<TypeConfig> =
+                InstallSnapshotRequest { vote, meta, offset: 7, data: data.clone(), done: true };
+            let encoded = encode(FORMAT, &part).unwrap();
+            assert_eq!(encoded, encode(FORMAT, &theirs).unwrap(), "{bytes} bytes");
+            assert_eq!(decode::<Part>(&encoded).unwrap().data, data, "{bytes} bytes");
+        }
+    }
 }

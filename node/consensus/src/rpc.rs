@@ -9,7 +9,7 @@ use muster_core::{Entry, mutant};
 use muster_storage::{Arrivals, Durable};
 use openraft::Snapshot;
 use openraft::error::{Fatal, RaftError};
-use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotResponse, VoteRequest};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::handover::{Resignation, Yielding};
 use crate::identities::{Header, Identities};
 use crate::leases::{Grants, Holder};
 use crate::machine::Published;
-use crate::messages::{self, Proposal, ProposalOutcome, ReadIndex};
+use crate::messages::{self, Part, Proposal, ProposalOutcome, ReadIndex};
 use crate::moved::MOVED;
 use crate::network::Peers;
 use crate::receiving::{Offer, Receiver, Refusal};
@@ -77,9 +77,9 @@ pub(crate) async fn handle(
             answer(format, &server.held(offer).await)
         }
         "snapshot" => {
-            let request: InstallSnapshotRequest<TypeConfig> = decode(identities, caller, body)?;
-            matches(caller, request.vote.leader_id.node_id)?;
-            answer(format, &install(server, request).await)
+            let part: Part = decode(identities, caller, body)?;
+            matches(caller, part.vote.leader_id.node_id)?;
+            answer(format, &install(server, part).await)
         }
         "propose" => {
             let proposal: Proposal = decode(identities, caller, body)?;
@@ -124,9 +124,9 @@ type SnapshotAnswer = Result<InstallSnapshotResponse<NodeId>, Refusal>;
 
 /// Takes a part of a snapshot. In a task of its own, since who asked may hang up, and the store must
 /// learn how it ended.
-async fn install(server: &Server, request: InstallSnapshotRequest<TypeConfig>) -> SnapshotAnswer {
+async fn install(server: &Server, part: Part) -> SnapshotAnswer {
     let server = server.clone();
-    let installing = tokio::spawn(async move { server.install(request).await });
+    let installing = tokio::spawn(async move { server.install(part).await });
     installing.await.expect("openraft does not panic as it is asked")
 }
 
@@ -156,8 +156,8 @@ pub(crate) async fn propose(
 }
 
 impl Server {
-    async fn install(&self, request: InstallSnapshotRequest<TypeConfig>) -> SnapshotAnswer {
-        let InstallSnapshotRequest { vote, meta, offset, data, done } = request;
+    async fn install(&self, part: Part) -> SnapshotAnswer {
+        let Part { vote, meta, offset, data, done } = part;
         let own = self.vote().await.map_err(RaftError::Fatal)?;
         // Who sends it leads no more.
         if vote.partial_cmp(&own).is_none_or(std::cmp::Ordering::is_lt) {

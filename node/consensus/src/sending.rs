@@ -9,8 +9,9 @@ use openraft::error::{
     Fatal, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, StreamingError,
 };
 use openraft::network::RPCOption;
-use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse, SnapshotResponse};
+use openraft::raft::{InstallSnapshotResponse, SnapshotResponse};
 
+use crate::messages::Part;
 use crate::network::{Peer, RaftRpcError};
 use crate::receiving::Offer;
 use crate::snapshots::read_error;
@@ -125,8 +126,7 @@ impl Sending<'_> {
         };
         let end = offset + data.len() as u64;
         let done = end == self.reader.bytes();
-        let request: InstallSnapshotRequest<TypeConfig> =
-            InstallSnapshotRequest { vote: self.vote, meta: self.meta.clone(), offset, data, done };
+        let request = Part { vote: self.vote, meta: self.meta.clone(), offset, data, done };
         let parts = u32::try_from(self.reader.bytes() / PART_BYTES as u64).unwrap_or(u32::MAX);
         let install = if done { INSTALL_LIMIT_PER_PART.saturating_mul(parts) } else { Duration::ZERO };
         let option = self.within(ANSWER_LIMIT + install);

@@ -7,6 +7,7 @@ use muster_core::ids::{Incarnation, StoreId};
 use muster_storage::{Memory, Pace, Store};
 use openraft::SnapshotMeta as Meta;
 use openraft::network::RaftNetworkFactory;
+use openraft::raft::InstallSnapshotRequest;
 
 use super::*;
 use crate::identities::{Header, Identities, Identity};
