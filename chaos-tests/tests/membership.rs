@@ -14,6 +14,8 @@ use muster_chaos::{Cluster, Engine, Settings, functions};
 use muster_client::{Client, Request};
 
 const SOON: Duration = Duration::from_secs(30);
+/// What a Docker Engine has done by then that is busy with other tests.
+const ENGINE_SOON: Duration = Duration::from_secs(90);
 const FUNCTION: &str = "steady";
 
 /// Writes and invocations through some nodes, by a client that passes over nodes that are gone.
@@ -135,7 +137,8 @@ async fn containers_of(cluster: &Cluster, n: u64) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_given_up_leaves_no_containers() {
     let Some(image) = programs::image() else { return };
-    let mut cluster = Cluster::start(Settings::default().nodes(5).engine(Engine::Docker)).await.unwrap();
+    let settings = Settings::default().nodes(5).engine(Engine::Docker);
+    let mut cluster = Cluster::start(settings.set("engine.prepared_namespaces", 1)).await.unwrap();
     let mut spec = functions::faulty_image(image, "echo");
     (spec.scaling.min, spec.scaling.max) = (5, 5);
     cluster.client().put_function(FUNCTION, &spec).await.unwrap();
@@ -143,9 +146,10 @@ async fn a_node_that_was_given_up_leaves_no_containers() {
     for (n, dies) in cluster.others(leader).into_iter().take(2).zip([false, true]) {
         let hosts = || async {
             let bodies = cluster.bodies().await?;
-            Ok(ensure!(bodies.iter().any(|body| body.node == n), "nothing runs on node {n}: {bodies:?}"))
+            ensure!(bodies.iter().any(|body| body.node == n), "nothing runs on node {n}: {bodies:?}");
+            Ok(())
         };
-        until("an instance on the node", SOON, hosts).await.unwrap();
+        until("an instance on the node", ENGINE_SOON, hosts).await.unwrap();
         if dies {
             cluster.kill(n).unwrap()
         } else {
@@ -159,7 +163,7 @@ async fn a_node_that_was_given_up_leaves_no_containers() {
         } else {
             cluster.resume(n).unwrap()
         }
-        let ended = cluster.ended(n, SOON).await.unwrap();
+        let ended = cluster.ended(n, ENGINE_SOON).await.unwrap();
         assert!(ended.success(), "{ended}: {}", cluster.log(n));
         let left = containers_of(&cluster, n).await;
         assert_eq!(left, 0, "containers of node {n} are left: {}", cluster.log(n));
