@@ -248,14 +248,13 @@ async fn join(
         joined = joined => Some(joined?),
         () = stop.cancelled() => None,
     };
-    let Some((cluster, connected)) = joined else {
+    let Some((cluster, engines)) = joined else {
         // It may have been told that it was removed long before it would have hosted anything again.
         if let Some(cluster) = known.cluster.filter(|_| membership.is_removed()) {
             leaving::clear(&engines.connect(cluster).await?).await;
         }
         return Ok(());
     };
-    let engines = connected;
     logs.serve(engines.clone());
     packages.serve(engines.clone());
     let images = Images::new(consensus.clone());

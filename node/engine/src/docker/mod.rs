@@ -323,6 +323,7 @@ impl Engine for DockerEngine {
 }
 
 impl DockerEngine {
+    /// All containers of this node.
     async fn listed(&self) -> Result<Vec<ContainerSummary>, EngineError> {
         let filters = container::filters(self.cluster, self.node);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
