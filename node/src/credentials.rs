@@ -88,8 +88,8 @@ impl Own {
                 let renewed = own.renew(replicated);
                 (own, renewed)
             });
-            let Ok((back, renewed)) = renewing.await else { return };
-            own = back;
+            let renewed;
+            (own, renewed) = renewing.await.expect("renewing does not panic");
             match renewed {
                 Ok(()) => tracing::info!(node = %own.node, "the node's certificate was renewed"),
                 Err(error) => tracing::warn!("the node's certificate is not renewed: {error:#}"),

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use futures_util::future::join_all;
 use muster_consensus::Consensus;
-use muster_core::ids::{Incarnation, NodeId};
+use muster_core::ids::{ClusterId, Incarnation, NodeId};
 use muster_core::members::Command as Members;
 use muster_core::units::Millis;
 use muster_core::{Command, mutant};
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::agent::Engines;
 use crate::meter::Meter;
+use crate::parts;
 
 /// The pause before something that needs a quorum is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -71,13 +73,34 @@ pub(crate) fn stop_limit(is_removed: bool) -> Duration {
 
 /// Ends all instances of a node that was removed, and removes what was prepared for others.
 pub(crate) async fn clear(engines: &Engines) {
+    in_time(async {
+        clear_engines(engines).await;
+        Ok(())
+    })
+    .await;
+}
+
+/// As [`clear`], for a node that has not come to host anything since it started.
+pub(crate) async fn clear_unhosted(engines: &dyn parts::Engines, cluster: ClusterId) {
+    in_time(async {
+        clear_engines(&engines.connect(cluster).await?).await;
+        Ok(())
+    })
+    .await;
+}
+
+async fn in_time(clearing: impl Future<Output = anyhow::Result<()>>) {
     if mutant!("removed-leaves-instances") {
         return;
     }
-    let cleared = join_all(engines.values().map(|engine| clear_engine(engine.as_ref())));
-    if timeout(CLEAR_LIMIT, cleared).await.is_err() {
-        tracing::warn!("something may be left of this node's instances: it was not removed in time");
+    let cleared = timeout(CLEAR_LIMIT, clearing).await;
+    if let Err(error) = cleared.context("it was not removed in time").flatten() {
+        tracing::warn!("something may be left of this node's instances: {error:#}");
     }
+}
+
+async fn clear_engines(engines: &Engines) {
+    join_all(engines.values().map(|engine| clear_engine(engine.as_ref()))).await;
 }
 
 async fn clear_engine(engine: &dyn Engine) {

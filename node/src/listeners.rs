@@ -35,14 +35,14 @@ pub(crate) async fn keep_reloaded(tls: PublicTls) {
     loop {
         tokio::time::sleep(RELOAD_EVERY).await;
         let reloading = tls.clone();
-        match tokio::task::spawn_blocking(move || reloading.reload()).await {
-            Ok(Ok(true)) => tracing::info!("the certificate of the public listener was replaced"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(
+        let reloaded = tokio::task::spawn_blocking(move || reloading.reload()).await;
+        match reloaded.expect("reloading does not panic") {
+            Ok(true) => tracing::info!("the certificate of the public listener was replaced"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(
                 "the certificate of `http.tls` has changed and cannot be used; the one before stays in use: {:#}",
                 anyhow::Error::new(error)
             ),
-            Err(_panicked) => return,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use muster_consensus::Consensus;
+use muster_consensus::{Consensus, Vital};
 use muster_core::Command;
 use muster_core::functions::UsageDurability;
 use muster_core::ids::{AccountName, FunctionName, Incarnation, InstanceId, NodeId};
@@ -75,6 +75,7 @@ impl Meter {
         incarnation: Incarnation,
         journal: Journal,
         consensus: Consensus,
+        vital: &Vital,
     ) -> Self {
         let meter = Meter(Arc::new(Inner {
             sums: Mutex::default(),
@@ -89,8 +90,8 @@ impl Meter {
             next_batch: 1,
             journaled_through: 0,
         };
-        tokio::spawn(flusher.run());
-        tokio::spawn(ship(meter.clone(), node, journal, consensus));
+        vital.spawn(flusher.run());
+        vital.spawn(ship(meter.clone(), node, journal, consensus));
         meter
     }
 

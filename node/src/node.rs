@@ -80,18 +80,19 @@ impl Node {
         let parts = Parts::start(config, surroundings).await?;
 
         let renewing = own.keep_renewed(parts.consensus.clone());
-        parts.tasks.spawn(until(parts.stop.clone(), renewing));
+        parts.spawn_vital(until(parts.stop.clone(), renewing));
         let refusals = Refusals::default();
         let peer_service = PeerService { parts: parts.clone(), certificate_lasts, refusals };
-        parts.tasks.spawn(serve_peers(peer_listener, tls, peer_service, parts.stop.clone()));
+        parts.spawn_vital(serve_peers(peer_listener, tls, peer_service, parts.stop.clone()));
         let public_address = public_listener.local_addr().context("the listener has no address")?;
         let (stop_public, public) = (CancellationToken::new(), TaskTracker::new());
         if let Door::Public(tls) = &door {
-            parts.tasks.spawn(until(parts.stop.clone(), keep_reloaded(tls.clone())));
+            parts.spawn_vital(until(parts.stop.clone(), keep_reloaded(tls.clone())));
         }
         let gateway = Arc::clone(&parts.gateway);
         let app = parts.app(stop_public.clone());
-        public.spawn(serve_public(public_listener, door, gateway, app, stop_public.clone()));
+        let serving = serve_public(public_listener, door, gateway, app, stop_public.clone());
+        public.spawn(parts.vital.clone().watch(serving));
         tracing::info!(node = %id, %incarnation, address = %public_address, "listening");
         Ok(Node { store, parts, incarnation, public_address, stop_public, public })
     }

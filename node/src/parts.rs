@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::body::Body;
 use http::{Request, Response};
-use muster_consensus::{Consensus, Identity, Member, RPC_PREFIX, Transport};
+use muster_consensus::{Consensus, Identity, Member, RPC_PREFIX, Transport, Vital};
 use muster_core::authority::AuthoritySeed;
 use muster_core::functions::EngineKind;
 use muster_core::ids::{ClusterId, NodeId};
@@ -80,8 +80,8 @@ pub struct Parts {
     pub(crate) packages: Packages,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    /// Cancelled if the controller or the agent panics.
-    pub(crate) broken: CancellationToken,
+    /// Of the controller, the agent, the meter, the gateway's rounds and the listeners.
+    pub(crate) vital: Vital,
 }
 
 impl Parts {
@@ -95,7 +95,8 @@ impl Parts {
         let consensus = Consensus::start(identity, &config.raft, &store, Arc::clone(&transport));
         let consensus = consensus.await.context("cannot start consensus")?;
         let remembered = store.identity().cluster;
-        let meter = Meter::spawn(node, incarnation, store.journal(), consensus.clone());
+        let vital = Vital::default();
+        let meter = Meter::spawn(node, incarnation, store.journal(), consensus.clone(), &vital);
         let gateway_config = muster_gateway::Config { node, ..config.gateway.clone() };
         let plane = Arc::new(Plane { consensus: consensus.clone() });
         let gateway = Gateway::new(gateway_config, plane, Arc::new(meter.clone()), tls.clone());
@@ -114,21 +115,22 @@ impl Parts {
             packages,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            broken: CancellationToken::new(),
+            vital,
         };
+        parts.vital.spawn(parts.gateway.rounds());
         let leading = parts.controller.clone().run(parts.stop.clone());
-        parts.tasks.spawn(vital(leading, parts.broken.clone()));
+        parts.spawn_vital(leading);
         let keeping = parts.packages.clone().keep(parts.stop.clone());
-        parts.tasks.spawn(vital(keeping, parts.broken.clone()));
+        parts.spawn_vital(keeping);
         let known = Known { store, cluster: remembered, authority };
-        let joining = join(config, identity, known, parts.clone(), engines);
-        let hosting = async move {
-            if let Err(error) = joining.await {
-                tracing::error!("this host runs no instances: {error:#}");
-            }
-        };
-        parts.tasks.spawn(vital(hosting, parts.broken.clone()));
+        let hosting = take_part(config, identity, known, parts.clone(), engines);
+        parts.spawn_vital(hosting);
         Ok(parts)
+    }
+
+    /// Spawns what ends when the node stops. The node ends if it panics.
+    pub(crate) fn spawn_vital(&self, part: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.vital.clone().watch(part));
     }
 
     /// Answers a call of `path` by the node that is `caller` for certain; none if there is no such path. An
@@ -181,8 +183,7 @@ impl Parts {
     pub async fn failed(&self) -> String {
         tokio::select! {
             reason = self.consensus.stopped() => format!("consensus has stopped: {reason}"),
-            // Half a node is worse than none: it would keep its instances and follow no decision.
-            () = self.broken.cancelled() => "a part of the node panicked".to_owned(),
+            () = self.vital.panicked() => "a part of the node panicked".to_owned(),
         }
     }
 }
@@ -199,13 +200,6 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs a part without which the node is of no use, and tells if it panics.
-async fn vital(part: impl Future<Output = ()>, broken: CancellationToken) {
-    let armed = broken.drop_guard();
-    part.await;
-    armed.disarm();
-}
-
 /// What a node knows before it has read its log.
 struct Known {
     store: Store,
@@ -213,14 +207,15 @@ struct Known {
     authority: Option<AuthoritySeed>,
 }
 
-/// What needs a quorum: begin the cluster if asked to, register this host, then run its agent.
-async fn join(
+/// What needs a quorum: begin the cluster if asked to, register this host, then run its agent. Returns once the
+/// node stops.
+async fn take_part(
     config: Config,
     identity: Identity,
     known: Known,
     parts: Parts,
     engines: Box<dyn Engines>,
-) -> anyhow::Result<()> {
+) {
     let Parts { consensus, gateway, controller, meter, logs, packages, stop, .. } = parts;
     let (authority, membership) = (known.authority, consensus.clone());
     let joined = async {
@@ -245,15 +240,20 @@ async fn join(
         anyhow::Ok((cluster, engines))
     };
     let joined = tokio::select! {
-        joined = joined => Some(joined?),
-        () = stop.cancelled() => None,
+        joined = joined => joined.map(Some),
+        () = stop.cancelled() => Ok(None),
     };
+    let joined = joined.unwrap_or_else(|error| {
+        tracing::error!("this host runs no instances: {error:#}");
+        None
+    });
     let Some((cluster, engines)) = joined else {
-        // It may have been told that it was removed long before it would have hosted anything again.
+        // It may hear that it was removed long before, or after, it would have hosted anything again.
+        stop.cancelled().await;
         if let Some(cluster) = known.cluster.filter(|_| membership.is_removed()) {
-            leaving::clear(&engines.connect(cluster).await?).await;
+            leaving::clear_unhosted(engines.as_ref(), cluster).await;
         }
-        return Ok(());
+        return;
     };
     logs.serve(engines.clone());
     packages.serve(engines.clone());
@@ -280,7 +280,6 @@ async fn join(
         true => leaving::clear(&engines).await,
         false => leaving::retire(&engines).await,
     }
-    Ok(())
 }
 
 /// The cluster, once this node has read of it in its log. One that is remembered is waited for: before the
@@ -338,20 +337,5 @@ async fn insist(consensus: &Consensus, command: Command) -> anyhow::Result<()> {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_part_that_panics_is_told_and_one_that_ends_is_not() {
-        let broken = CancellationToken::new();
-        vital(async {}, broken.clone()).await;
-        assert!(!broken.is_cancelled());
-        let panicking = vital(async { panic!("as intended") }, broken.clone());
-        assert!(tokio::spawn(panicking).await.is_err());
-        assert!(broken.is_cancelled());
     }
 }

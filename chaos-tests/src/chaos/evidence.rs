@@ -154,6 +154,9 @@ pub struct Finals {
     pub panics: Vec<(u64, String)>,
     /// Nodes whose process ended though nobody killed it.
     pub ended: Vec<u64>,
+    /// Why there is nothing else to judge, where nodes panicked or ended and the run could not go on.
+    #[serde(default)]
+    pub cut_short: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

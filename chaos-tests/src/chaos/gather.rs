@@ -121,23 +121,36 @@ pub async fn finals(stage: &Stage, plan: &Plan, notes: &Notes) -> Result<Finals>
     finals.remains = stage.cluster.remains().await?;
     finals.networks = stage.cluster.networks()?;
     finals.executions = Some(notes.executions()?);
+    finals.panics = panics(stage, plan);
+    finals.ended = ended(stage, plan).await;
+    Ok(finals)
+}
+
+/// What nodes say who have panicked, or ended though no fault made them.
+pub fn panics(stage: &Stage, plan: &Plan) -> Vec<(u64, String)> {
     let faults = plan.faults.iter().filter_map(|name| faults::by_name(name));
     let last_words: Vec<&str> = faults.flat_map(|fault| fault.frame().last_words.iter().copied()).collect();
     let own = (1..=plan.nodes).map(|node| (node, stage.cluster.log(node)));
     let guests = stage.cluster.guest_numbers().into_iter().map(|n| (n, stage.cluster.guest_log(n)));
+    let mut panics = Vec::new();
     for (node, log) in own.chain(guests) {
-        let telling = telling(&log);
-        let expected = |line: &&String| last_words.iter().any(|words| line.contains(words));
-        let telling = telling.into_iter();
-        let telling = telling.filter(|line| !line.contains("cannot listen on") && !expected(&line));
-        finals.panics.extend(telling.take(PANICS_MAX).map(|line| (node, line)));
+        let expected = |line: &String| last_words.iter().any(|words| line.contains(words));
+        let telling = telling(&log).into_iter();
+        let telling = telling.filter(|line| !line.contains("cannot listen on") && !expected(line));
+        panics.extend(telling.take(PANICS_MAX).map(|line| (node, line)));
     }
+    panics
+}
+
+/// Nodes that do not run, though everything is mended.
+pub async fn ended(stage: &Stage, plan: &Plan) -> Vec<u64> {
+    let mut ended = Vec::new();
     for node in 1..=plan.nodes {
         if stage.cluster.ended(node, Duration::ZERO).await.is_ok() {
-            finals.ended.push(node);
+            ended.push(node);
         }
     }
-    Ok(finals)
+    ended
 }
 
 /// Panics, and errors that ended a node, each with the lines that say why.

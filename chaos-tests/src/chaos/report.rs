@@ -56,8 +56,12 @@ impl Report {
             statement: invariant.statement(),
             finding: invariant.check(run),
         };
-        let findings: Vec<Judged> = invariants::all().into_iter().map(judge).collect();
+        let cut_short = run.finals.cut_short.as_ref();
+        let mut able = invariants::all();
+        able.retain(|invariant| cut_short.is_none() || invariant.judges_cut_short());
+        let findings: Vec<Judged> = able.into_iter().map(judge).collect();
         let mut too_little = too_little(run);
+        too_little.extend(cut_short.map(|why| format!("only panics were judged: {why}")));
         for judged in findings.iter().filter(|judged| !judged.finding.saw_enough()) {
             let (name, seen, least) = (judged.name, judged.finding.examined, judged.finding.least);
             too_little.push(format!("{name} examined {seen} facts; {least} are the least"));
@@ -254,6 +258,7 @@ fn untested(run: &Evidence) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::evidence::Finals;
     use super::super::evidence::tests::*;
     use super::*;
 
@@ -263,6 +268,20 @@ mod tests {
         let report = Report::new(&run);
         assert!(!report.passed());
         assert!(report.text(&run).contains(&run.plan.command()));
+    }
+
+    #[test]
+    fn a_run_that_a_panic_cut_short_is_judged_by_it_alone() {
+        let mut run = evidence();
+        run.liveness.clear();
+        run.finals = Finals { cut_short: Some("node 2 does not run".into()), ..Finals::default() };
+        assert_eq!(Report::new(&run).verdict(), "INCONCLUSIVE");
+        run.finals.panics.push((2, "thread 'main' panicked at src/x.rs".into()));
+        let report = Report::new(&run);
+        assert_eq!(report.verdict(), "VIOLATED");
+        let broken = report.findings.iter().filter(|judged| !judged.finding.holds());
+        assert_eq!(broken.map(|judged| judged.name).collect::<Vec<_>>(), ["panics"]);
+        assert!(report.text(&run).contains("only panics were judged: node 2 does not run"));
     }
 
     #[test]

@@ -5,18 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use muster_api::{Action, CreateKey, Role};
 
 use super::catalog::{self, ACCOUNTS};
-use super::evidence::{Bounds, Evidence};
+use super::evidence::{Bounds, Evidence, Finals, Liveness};
 use super::history::Recorder;
 use super::machine::Machine;
+use super::nemesis::{self, Felt};
 use super::notes::Notes;
 use super::perform::Keys;
 use super::plan::Plan;
 use super::workload::{Stage, Workload};
-use super::{faults, gather, nemesis};
+use super::{faults, gather};
 use crate::cluster::programs;
 use crate::{Cluster, Engine, Settings, functions};
 
@@ -111,11 +112,10 @@ async fn on(
     let (felt, ()) = tokio::join!(nemesis, tokio::time::sleep(Duration::from_secs(plan.seconds)));
     let busy_until_us = stage.recorder.now_us();
     let seen = workload.stop().await?;
-    let felt = felt?;
-    stage.recorder.note("everything is mended")?;
-
-    let liveness = gather::liveness(&stage, &plan).await?;
-    let finals = gather::finals(&stage, &plan, &notes).await.context("cannot collect the end")?;
+    let (felt, (liveness, finals)) = match felt {
+        Ok(felt) => (felt, end(&stage, &plan, &notes).await?),
+        Err(error) => (Felt::default(), cut_short(&stage, &plan, Vec::new(), error)?),
+    };
     Ok(Evidence {
         plan,
         bounds,
@@ -132,6 +132,38 @@ async fn on(
         liveness,
         finals,
     })
+}
+
+/// Shows that the cluster lives, and collects what is judged.
+async fn end(stage: &Stage, plan: &Plan, notes: &Notes) -> Result<(Vec<Liveness>, Finals)> {
+    stage.recorder.note("everything is mended")?;
+    let ended = gather::ended(stage, plan).await;
+    if !ended.is_empty() {
+        let why = anyhow!("nodes {ended:?} ended though nobody killed them");
+        return cut_short(stage, plan, ended, why);
+    }
+    let liveness = gather::liveness(stage, plan).await?;
+    match gather::finals(stage, plan, notes).await.context("cannot collect the end") {
+        Ok(finals) => Ok((liveness, finals)),
+        Err(error) => cut_short(stage, plan, gather::ended(stage, plan).await, error),
+    }
+}
+
+/// The end of a run that could not go on because nodes panicked, or ended by themselves.
+///
+/// # Errors
+/// With `why`, where none did.
+fn cut_short(
+    stage: &Stage,
+    plan: &Plan,
+    ended: Vec<u64>,
+    why: anyhow::Error,
+) -> Result<(Vec<Liveness>, Finals)> {
+    let panics = gather::panics(stage, plan);
+    if panics.is_empty() && ended.is_empty() {
+        return Err(why);
+    }
+    Ok((Vec::new(), Finals { panics, ended, cut_short: Some(format!("{why:#}")), ..Finals::default() }))
 }
 
 async fn prepare(cluster: &Cluster, keys: &Keys, plan: &Plan, notes: &Notes) -> Result<()> {

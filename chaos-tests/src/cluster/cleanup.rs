@@ -146,9 +146,13 @@ pub(super) fn remove_containers_of(cluster: &str) -> Result<(), String> {
 /// forget to count one that leaves; the network cannot be removed then before it is started again.
 fn is_miscounted(network: &str) -> bool {
     let on_it = docker(&["network", "inspect", "--format", "{{len .Containers}}"], &[network.to_owned()]);
-    let refused = docker(&["network", "rm"], &[network.to_owned()]);
-    on_it.is_ok_and(|on_it| on_it.trim() == "0")
-        && refused.is_err_and(|why| why.contains("has active endpoints"))
+    shows_miscount(&on_it, &docker(&["network", "rm"], &[network.to_owned()]))
+}
+
+/// By how many are on the network, and what came of its removal then.
+fn shows_miscount(on_it: &Result<String, String>, removal: &Result<String, String>) -> bool {
+    let nobody = on_it.as_ref().is_ok_and(|count| count.trim() == "0");
+    nobody && removal.as_ref().is_err_and(|why| why.contains("has active endpoints"))
 }
 
 /// Removes the images that the cluster's nodes have loaded from packages.
@@ -208,5 +212,29 @@ fn docker(command: &[&str], arguments: &[String]) -> Result<String, String> {
     match ran.status.success() {
         true => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
         false => Err(format!("docker {command:?}: {}", String::from_utf8_lossy(&ran.stderr))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_miscounted_only_if_nobody_is_on_it_and_someone_is_said_to_be() {
+        let active = "docker [\"network\", \"rm\"]: error while removing network: network mu id 1f has active endpoints\n";
+        for (on_it, removal, miscounted) in [
+            (Ok("0\n"), Err(active), true),
+            (Ok("1\n"), Err(active), false),
+            (Ok("0\n"), Ok("1f\n"), false),
+            (Ok("0\n"), Err("docker [\"network\", \"rm\"]: Cannot connect to the Docker daemon"), false),
+            (Err("No such network: 1f"), Err("No such network: 1f"), false),
+            (Ok(""), Err(active), false),
+        ] {
+            let (on_it, removal) = (
+                on_it.map(str::to_owned).map_err(str::to_owned),
+                removal.map(str::to_owned).map_err(str::to_owned),
+            );
+            assert_eq!(shows_miscount(&on_it, &removal), miscounted, "{on_it:?} {removal:?}");
+        }
     }
 }

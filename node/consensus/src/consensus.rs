@@ -30,6 +30,7 @@ use crate::standing;
 use crate::transport::Transport;
 use crate::types::{Member, Raft, TypeConfig};
 use crate::versions::{Versions, raised_beyond};
+use crate::vital::Vital;
 
 /// How long the leader may take to give its place away.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +54,7 @@ pub struct Consensus {
     propose_timeout: Duration,
     read_timeout: Duration,
     pub(crate) versions: Versions,
+    vital: Vital,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -121,7 +123,8 @@ impl Consensus {
         }
         let propose_timeout = Duration::from_millis(config.propose_timeout_ms);
         let yielding = Yielding::default();
-        let proposer = Proposer::spawn(Worker {
+        let vital = Vital::default();
+        let worker = Worker {
             node,
             incarnation,
             raft: raft.clone(),
@@ -131,7 +134,8 @@ impl Consensus {
             timeout: propose_timeout,
             yielding: yielding.clone(),
             gate: Gate { published: Arc::clone(&published), versions: versions.clone() },
-        });
+        };
+        let proposer = Proposer::spawn(worker, &vital);
         let lease = Duration::from_millis(config.permission_lease_ms);
         let server = Server {
             raft: raft.clone(),
@@ -148,8 +152,8 @@ impl Consensus {
             versions: versions.clone(),
         };
         let read_timeout = Duration::from_millis(config.read_timeout_ms);
-        let reads = Reads::spawn(server.clone(), peers.clone(), read_timeout);
-        let removed = standing::watch(server.clone(), reads.clone());
+        let reads = Reads::spawn(server.clone(), peers.clone(), read_timeout, &vital);
+        let removed = standing::watch(server.clone(), reads.clone(), &vital);
         let quorum_fresh = Duration::from_millis(config.quorum_fresh_ms);
         Ok(Consensus {
             server,
@@ -166,6 +170,7 @@ impl Consensus {
             propose_timeout,
             read_timeout,
             versions,
+            vital,
         })
     }
 
@@ -395,7 +400,7 @@ impl Consensus {
     }
 
     /// Resolves, with the reason, when this node can no longer take part: its log failed, its data is not
-    /// what the cluster knows, or it was shut down.
+    /// what the cluster knows, a task of it panicked, or it was shut down.
     pub async fn stopped(&self) -> String {
         let mut disowned = self.server.identities.disowned();
         let mut outdated = self.versions.ended();
@@ -405,6 +410,7 @@ impl Consensus {
             Ok(reason) = outdated.wait_for(Option::is_some) => reason.expect("it was waited for").to_string(),
             reason = self.log_stopped() => reason,
             Ok(reason) = disowned.wait_for(Option::is_some) => reason.clone().expect("it was waited for"),
+            () = self.vital.panicked() => "a task of it panicked".to_owned(),
         }
     }
 

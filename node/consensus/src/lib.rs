@@ -48,6 +48,7 @@ mod standing;
 mod transport;
 mod types;
 mod versions;
+mod vital;
 
 pub use archive::{ArchiveError, Archived, read_archive, write_archive};
 pub use clock::now;
@@ -64,6 +65,7 @@ pub use refound::{Estate, Founder, RefoundError, restore};
 pub use transport::{Answer as CallAnswer, CallError, Transport};
 pub use types::{Member, TypeConfig};
 pub use versions::{Said, Versions};
+pub use vital::Vital;
 
 /// Peer requests under this path are for [`Consensus::handle_rpc`].
 pub const RPC_PREFIX: &str = "/peer/raft/";

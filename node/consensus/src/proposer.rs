@@ -32,6 +32,7 @@ use crate::rpc;
 use crate::transport::CallError;
 use crate::types::Raft;
 use crate::versions::Versions;
+use crate::vital::Vital;
 
 /// Commands in one entry.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -71,10 +72,10 @@ pub(crate) struct Proposer {
 }
 
 impl Proposer {
-    pub(crate) fn spawn(worker: Worker) -> Self {
+    pub(crate) fn spawn(worker: Worker, vital: &Vital) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let gate = worker.gate.clone();
-        tokio::spawn(worker.run(queue));
+        vital.spawn(worker.run(queue));
         Proposer { jobs, gate }
     }
 

@@ -12,6 +12,7 @@ use crate::error::ReadError;
 use crate::messages::ReadIndex;
 use crate::network::Peers;
 use crate::rpc::Server;
+use crate::vital::Vital;
 
 /// Reads that may wait for the next round.
 const WAITING_MAX: usize = 100_000;
@@ -50,13 +51,13 @@ impl QuorumHeard {
 }
 
 impl Reads {
-    pub(crate) fn spawn(server: Server, peers: Peers, timeout: Duration) -> Self {
+    pub(crate) fn spawn(server: Server, peers: Peers, timeout: Duration, vital: &Vital) -> Self {
         let (askers, queue) = mpsc::channel(WAITING_MAX);
         let heard = Arc::new(QuorumHeard { since: Instant::now(), at: AtomicU64::new(0) });
         let worker = Worker { server, peers, timeout, heard: Arc::clone(&heard) };
-        tokio::spawn(worker.run(queue));
+        vital.spawn(worker.run(queue));
         let reads = Reads { askers, heard };
-        tokio::spawn(probe(reads.clone()));
+        vital.spawn(probe(reads.clone()));
         reads
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::reads::Reads;
 use crate::rpc::Server;
+use crate::vital::Vital;
 
 /// The one request that is answered to a node that was removed.
 pub(crate) const STANDING: &str = "standing";
@@ -36,10 +37,10 @@ pub(crate) fn of(state: &ClusterState, node: NodeId) -> Standing {
 }
 
 /// Carries whether this node was removed, by what it has applied or by what another says.
-pub(crate) fn watch(server: Server, reads: Reads) -> watch::Receiver<bool> {
+pub(crate) fn watch(server: Server, reads: Reads, vital: &Vital) -> watch::Receiver<bool> {
     let removed = watch::Sender::new(false);
     let told = removed.subscribe();
-    tokio::spawn(async move {
+    vital.spawn(async move {
         let mut applied = server.applied.clone();
         loop {
             let own = server.identities.own().node;

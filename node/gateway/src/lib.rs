@@ -106,10 +106,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts the background rounds, so it must be called within a tokio runtime. They end when the
-    /// gateway is dropped.
-    ///
-    /// Without `tls` it calls no other node.
+    /// Whoever makes it runs its [`rounds`](Gateway::rounds), too. Without `tls` it calls no other node.
     pub fn new(
         config: Config,
         control: Arc<dyn ControlPlane>,
@@ -117,7 +114,7 @@ impl Gateway {
         tls: Option<PeerTls>,
     ) -> Arc<Gateway> {
         let metrics = Arc::new(Metrics::default());
-        let gateway = Arc::new(Gateway {
+        Arc::new(Gateway {
             host: Host::new(&config, meter, Arc::clone(&metrics)),
             peers: peers::Peers::new(&config, Arc::clone(&control), tls),
             pressure: Arc::new(Notify::new()),
@@ -125,9 +122,13 @@ impl Gateway {
             config,
             control,
             metrics,
-        });
-        tokio::spawn(rounds::watch(Arc::downgrade(&gateway), gateway.control.changes()));
-        gateway
+        })
+    }
+
+    /// What becomes of those who wait as the world changes: without it they wait until their deadlines. Ends when the
+    /// gateway is dropped.
+    pub fn rounds(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        rounds::watch(Arc::downgrade(self), self.control.changes())
     }
 
     /// Answers a request of the public listener whose path starts with `/function/`.

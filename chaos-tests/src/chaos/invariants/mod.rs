@@ -37,6 +37,11 @@ pub trait Invariant {
     fn statement(&self) -> &'static str;
 
     fn check(&self, run: &Evidence) -> Finding;
+
+    /// Whether it can judge a run that was [cut short](super::evidence::Finals::cut_short).
+    fn judges_cut_short(&self) -> bool {
+        false
+    }
 }
 
 /// What one invariant found.

@@ -25,6 +25,10 @@ impl Invariant for Panics {
         }
         finding
     }
+
+    fn judges_cut_short(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

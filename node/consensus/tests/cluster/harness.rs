@@ -159,6 +159,11 @@ impl Cluster {
         self.nodes().find(|node| !node.is_leader()).expect("a follower")
     }
 
+    /// From now on what this node runs to read linearizably panics, unless it leads.
+    pub(crate) fn make_panic(&self, id: NodeId) {
+        self.network.panicking.store(id.0, Ordering::Relaxed);
+    }
+
     pub(crate) async fn take_down(&mut self, id: u64) {
         let Running { consensus, store } = self.running.remove(&id).unwrap();
         self.network.nodes().remove(&self.members[&NodeId(id)].peer);
@@ -243,13 +248,17 @@ fn fresh_store() -> StoreId {
     StoreId(STORES.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The nodes that run, by their addresses: what is not there cannot be reached.
 #[derive(Clone, Default)]
-struct Network(Arc<Mutex<BTreeMap<String, Consensus>>>);
+struct Network {
+    /// The nodes that run, by their addresses: what is not there cannot be reached.
+    running: Arc<Mutex<BTreeMap<String, Consensus>>>,
+    /// The node whose tasks panic as they ask for a read index; 0 for none.
+    panicking: Arc<AtomicU64>,
+}
 
 impl Network {
     fn nodes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Consensus>> {
-        self.0.lock().unwrap()
+        self.running.lock().unwrap()
     }
 }
 
@@ -282,6 +291,8 @@ impl Transport for Link {
             let called = called.ok_or_else(refused)?;
             assert_eq!(called.node(), target, "the address of another node");
             let (caller, method) = (self.node, path.strip_prefix(RPC_PREFIX).unwrap().to_owned());
+            let panics = self.network.panicking.load(Ordering::Relaxed) == caller.0 && method == "read-index";
+            assert!(!panics, "a task panics, as intended");
             // The called node goes on where the caller gives up.
             let answering = tokio::spawn(async move { called.handle_rpc(caller, &method, &body).await });
             let answer = tokio::time::timeout(limit, answering).await;

@@ -272,3 +272,15 @@ async fn a_revocation_is_settled_by_all_nodes_or_when_their_leases_are_over() {
     cluster.eventually("nobody admits without a quorum", || !writer.holds_lease()).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_loses_a_task_to_a_panic_can_no_longer_take_part() {
+    let cluster = Cluster::start(3).await;
+    let broken = cluster.follower().clone();
+    cluster.make_panic(broken.node());
+    let reason = tokio::time::timeout(Duration::from_secs(10), broken.stopped()).await.unwrap();
+    assert_eq!(reason, "a task of it panicked");
+    let whole = cluster.nodes().find(|node| node.node() != broken.node()).unwrap();
+    whole.propose(create("goes-on")).await.unwrap().unwrap();
+    cluster.stop().await;
+}

@@ -151,6 +151,7 @@ impl Cluster {
         let meter = Arc::new(Recorder::default());
         let control: Arc<dyn ControlPlane> = Arc::clone(&self.plane) as _;
         let gateway = Gateway::new(config, control, Arc::clone(&meter) as _, Some(tls.clone()));
+        tokio::spawn(gateway.rounds());
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = Node {
