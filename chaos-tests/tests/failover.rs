@@ -14,11 +14,11 @@ use muster_chaos::{Cluster, Engine, Settings, functions};
 use muster_client::{Client, UsageQuery};
 
 const SOON: Duration = Duration::from_secs(30);
-/// An election takes at most two of the longest timeouts here; the rest is for a busy machine.
 /// Longer than a busy machine keeps a host from reporting: all hosts take instances.
 const PATIENCE: (&str, i64) = ("controller.down_after_ms", 6_000);
 /// Of the laggard's link: longer than it takes to ask two nodes what they have applied.
 const LAG: Duration = Duration::from_secs(3);
+/// An election takes at most two of the longest timeouts here; the rest is for a busy machine.
 const WRITES_RESUME_WITHIN: Duration = Duration::from_secs(25);
 
 const CALLERS: usize = 6;
@@ -250,6 +250,30 @@ async fn containers_that_outlive_all_nodes_are_adopted() {
         Ok(())
     };
     until("the containers are removed", SOON, removed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_leaves_what_serves_and_takes_along_what_waits() {
+    let Some(image) = programs::image() else { return };
+    let cluster = Cluster::start(Settings::default().engine(Engine::Docker)).await.unwrap();
+    let mut spec = functions::faulty_image(image, "echo");
+    (spec.scaling.min, spec.scaling.max) = (3, 3);
+    let admin = cluster.client();
+    admin.put_function("stays", &spec).await.unwrap();
+    let prepared = || async {
+        let bodies = cluster.bodies().await?;
+        ensure!(bodies.iter().any(|body| body.node == 2), "nothing runs on node 2: {bodies:?}");
+        ensure!(cluster.waiting(2).await?.len() > 1, "next to nothing is prepared");
+        Ok(bodies.into_iter().filter(|body| body.node == 2).collect::<Vec<_>>())
+    };
+    let serving = until("one serves and others wait", Duration::from_secs(60), prepared).await.unwrap();
+
+    cluster.terminate(2).unwrap();
+    assert!(cluster.ended(2, SOON).await.unwrap().success());
+    assert_eq!(cluster.waiting(2).await.unwrap(), Vec::<String>::new(), "{}", cluster.log(2));
+    let bodies = cluster.bodies().await.unwrap();
+    assert!(serving.iter().all(|body| bodies.contains(body)), "{serving:?} of {bodies:?}");
+    cluster.start_all().await.unwrap();
 }
 
 /// By instance: how many requests it had handled, which it counts itself, since it started.

@@ -62,7 +62,8 @@ impl Cluster {
                 let ended = containers(self.id(), &[&["--all"], ended.as_slice()].concat()).await?;
                 let ended = ended.into_iter().map(|body| body.instance);
                 let gone = self.gone_guests();
-                let waiting = waiting(self.id()).await?.into_iter().filter(|(_, node)| gone.contains(node));
+                let waiting =
+                    all_waiting(self.id()).await?.into_iter().filter(|(_, node)| gone.contains(node));
                 let waiting = waiting.map(|(id, node)| format!("an instance of node {node} to come ({id})"));
                 Ok(ended.chain(waiting).collect())
             }
@@ -82,6 +83,15 @@ impl Cluster {
                 Ok(names)
             }
         }
+    }
+
+    /// The containers of a node that only wait for instances to come.
+    ///
+    /// # Errors
+    /// Where Docker does not answer.
+    pub async fn waiting(&self, node: u64) -> Result<Vec<String>> {
+        let all = all_waiting(self.id()).await?.into_iter();
+        Ok(all.filter_map(|(id, of)| (of == node).then_some(id)).collect())
     }
 
     /// Removes all containers of a node whose process is no more, as an operator would.
@@ -207,7 +217,7 @@ async fn containers(cluster: &str, filters: &[&str]) -> Result<Vec<Body>> {
 }
 
 /// The containers that only wait, with their nodes.
-async fn waiting(cluster: &str) -> Result<Vec<(String, u64)>> {
+async fn all_waiting(cluster: &str) -> Result<Vec<(String, u64)>> {
     let label = format!("label=muster.cluster={cluster}");
     let role = "label=muster.role=waiting";
     let format = r#"{{.ID}} {{.Label "muster.node"}}"#;

@@ -164,7 +164,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "readyz-without-quorum",
         wrong: "/readyz says what the node believes, not what a quorum confirmed",
-        proof: PAUSES,
+        proof: Proof::Chaos { faults: "partition", seconds: 25, seeds: &[1, 2, 3, 4] },
         catchers: &["readiness"],
     },
     // Permissions.
@@ -241,8 +241,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "waiters-not-woken",
         wrong: "who waits for a cold start is not told that the instance is there",
-        proof: CALM,
-        catchers: &["service", "liveness", RUN],
+        proof: tests("muster-gateway", "who_waits_alone"),
+        catchers: &[],
     },
     Mutant {
         name: "retry-after-start",

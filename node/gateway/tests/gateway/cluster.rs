@@ -124,6 +124,8 @@ impl Cluster {
     }
 
     pub(crate) async fn with(count: u64, config: Config) -> Cluster {
+        #[cfg(feature = "mutants")]
+        muster_core::mutants::choose(std::env::var("MUSTER_MUTANT").ok());
         let plane = Arc::new(Plane {
             state: RwLock::default(),
             changes: watch::channel(0).0,

@@ -68,6 +68,19 @@ async fn a_full_queue() {
 }
 
 #[tokio::test]
+async fn who_waits_alone_is_served_once_an_instance_is_there() {
+    let cluster = Cluster::start(1).await;
+    let alpha = Function::start().await;
+    cluster.deploy("alpha", |_| ());
+    let cold = spawn(request(&cluster.url(0, "alpha"), ""));
+    until(|| cluster.waiting(0) == 1).await;
+    cluster.run(0, "alpha", alpha.addr);
+    // Nobody else comes, so nothing but the instance itself brings the request on.
+    let (head, _) = read(within(cold).await.unwrap()).await;
+    assert_eq!((head.status, head.get("muster-cold-start")), (200, "true"));
+}
+
+#[tokio::test]
 async fn cold_starts_are_told_from_waits() {
     let cluster = Cluster::start(2).await;
     let alpha = Function::start().await;
