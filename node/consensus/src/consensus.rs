@@ -10,7 +10,7 @@ use muster_core::units::Timestamp;
 use muster_core::version::{Support, Unsupported};
 use muster_core::{Answer, ClusterState, Command};
 use muster_storage::Store;
-use openraft::error::{InitializeError, RaftError};
+use openraft::error::{Fatal, InitializeError, RaftError};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -34,6 +34,8 @@ use crate::vital::Vital;
 
 /// How long the leader may take to give its place away.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+/// Why one takes part no more.
+const PANICKED: &str = "a task of it panicked";
 /// The pause before a peer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -410,18 +412,23 @@ impl Consensus {
             Ok(reason) = outdated.wait_for(Option::is_some) => reason.expect("it was waited for").to_string(),
             reason = self.log_stopped() => reason,
             Ok(reason) = disowned.wait_for(Option::is_some) => reason.clone().expect("it was waited for"),
-            () = self.vital.panicked() => "a task of it panicked".to_owned(),
+            () = self.vital.panicked() => PANICKED.to_owned(),
         }
     }
 
     async fn log_stopped(&self) -> String {
         let mut metrics = self.raft.metrics();
-        match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
-            Ok(metrics) => match &metrics.running_state {
-                Err(fatal) => fatal.to_string(),
-                Ok(()) => unreachable!("it was waited for"),
-            },
-            Err(_closed) => "it was shut down".to_owned(),
+        let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
+        let told = ended.ok().and_then(|metrics| metrics.running_state.clone().err());
+        let fatal = match told {
+            Some(fatal) => fatal,
+            // It ended without a last word.
+            None => self.raft.with_raft_state(|_| ()).await.err().unwrap_or(Fatal::Stopped),
+        };
+        match fatal {
+            Fatal::Stopped => "it was shut down".to_owned(),
+            Fatal::Panicked => PANICKED.to_owned(),
+            Fatal::StorageError(error) => error.to_string(),
         }
     }
 
