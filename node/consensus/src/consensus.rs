@@ -102,7 +102,8 @@ impl Consensus {
         let raft_config = config.for_openraft().map_err(StartError::Config)?;
         let log = store.log::<TypeConfig>().map_err(StartError::Log)?.running_ahead(&node);
         let durable = log.durable();
-        let machine = machine.behind(durable.clone());
+        let vital = Vital::default();
+        let machine = machine.behind(durable.clone()).watched(vital.clone());
         let patience = Duration::from_millis(config.election_max_ms);
         let network = Network { peers: peers.clone(), durable: durable.clone(), patience };
         // Too new a snapshot before anything is done; too old a one only once the log behind it is read again.
@@ -125,7 +126,6 @@ impl Consensus {
         }
         let propose_timeout = Duration::from_millis(config.propose_timeout_ms);
         let yielding = Yielding::default();
-        let vital = Vital::default();
         let worker = Worker {
             node,
             incarnation,

@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::snapshots::{self, Builder, SnapshotData};
 use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::versions::Versions;
+use crate::vital::Vital;
 
 /// An immutable state and how far it reaches.
 #[derive(Clone, Debug, Default)]
@@ -109,6 +110,8 @@ pub struct Machine {
     versions: Versions,
     /// Of the log that what is applied comes from, if that runs ahead.
     durable: Option<Durable<TypeConfig>>,
+    /// Watches over what builds snapshots.
+    vital: Vital,
 }
 
 impl Machine {
@@ -133,6 +136,7 @@ impl Machine {
             pending: Arc::default(),
             versions,
             durable: None,
+            vital: Vital::default(),
         };
         if let Some((meta, contents)) = machine.snapshots.load_state().await? {
             machine.adopt(&meta, contents);
@@ -143,6 +147,12 @@ impl Machine {
     /// Has it show nothing of a log that is not durable.
     pub(crate) fn behind(mut self, durable: Durable<TypeConfig>) -> Self {
         self.durable = Some(durable);
+        self
+    }
+
+    /// Has it tell of panics.
+    pub(crate) fn watched(mut self, vital: Vital) -> Self {
+        self.vital = vital;
         self
     }
 
@@ -263,7 +273,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         // A clone of persistent maps: writes go on while it is encoded.
         let contents = Contents { state: self.state.clone(), digest: self.digest };
-        Builder::new(Arc::clone(&self.snapshots), contents, self.applied, self.membership.clone())
+        let (shelf, vital) = (Arc::clone(&self.snapshots), self.vital.clone());
+        Builder::new(shelf, contents, self.applied, self.membership.clone(), vital)
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {

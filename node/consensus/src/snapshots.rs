@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use crate::contents::{Contents, SLICE_BYTES};
 use crate::types::{LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::versions::Versions;
+use crate::vital::Vital;
 
 /// The format of a snapshot's metadata.
 const META_FORMAT: u8 = 1;
@@ -232,6 +233,7 @@ pub struct Builder {
     contents: Contents,
     applied: Option<LogId>,
     membership: StoredMembership,
+    vital: Vital,
 }
 
 impl Builder {
@@ -240,13 +242,12 @@ impl Builder {
         contents: Contents,
         applied: Option<LogId>,
         membership: StoredMembership,
+        vital: Vital,
     ) -> Self {
-        Builder { shelf, contents, applied, membership }
+        Builder { shelf, contents, applied, membership, vital }
     }
-}
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+    async fn build(&self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let snapshot_id = match self.applied {
             Some(id) => format!("{}-{}", id.leader_id, id.index),
             None => "empty".to_owned(),
@@ -260,6 +261,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         self.shelf.build(&meta, contents).await?;
         // This one, or a newer one that has arrived meanwhile.
         Ok(self.shelf.current()?.expect("a snapshot was just finished"))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        // openraft waits for it for ever: no other snapshot would be built, and the log never be purged.
+        self.vital.clone().watch(self.build()).await
     }
 }
 

@@ -12,10 +12,11 @@ pub struct Vital(CancellationToken);
 
 impl Vital {
     /// Runs a part, and tells if it panics, or is dropped before its end.
-    pub async fn watch(self, part: impl Future<Output = ()>) {
+    pub async fn watch<T>(self, part: impl Future<Output = T>) -> T {
         let armed = self.0.drop_guard();
-        part.await;
+        let came = part.await;
         armed.disarm();
+        came
     }
 
     /// Spawns a task that is watched.
