@@ -35,6 +35,8 @@ impl Fault for BuildKill {
     async fn strike(&self, cluster: &Cluster, hit: &Hit) -> Result<Vec<u64>> {
         let mut felt = Vec::new();
         for node in &hit.nodes {
+            // Without a majority nobody writes, and so nobody builds one.
+            self.mend(cluster, hit).await?;
             for kill in 0..KILLS {
                 if !cluster.running().contains(node) {
                     cluster.begin(*node)?;
