@@ -34,13 +34,12 @@ impl Fault for BuildKill {
 
     async fn strike(&self, cluster: &Cluster, hit: &Hit) -> Result<Vec<u64>> {
         let mut felt = Vec::new();
+        let mut killed = None;
         for node in &hit.nodes {
             // Without a majority nobody writes, and so nobody builds one.
-            self.mend(cluster, hit).await?;
+            killed.replace(*node).map_or(Ok(()), |before| start_again(cluster, before))?;
             for kill in 0..KILLS {
-                if !cluster.running().contains(node) {
-                    cluster.begin(*node)?;
-                }
+                start_again(cluster, *node)?;
                 let longest_ms = BUILDS_MAX_MS >> (2 * kill);
                 let delay = Duration::from_millis((hit.choice >> (8 * kill)) % longest_ms.max(1));
                 if kill_in_building(cluster, *node, delay).await? {
@@ -53,13 +52,12 @@ impl Fault for BuildKill {
     }
 
     async fn mend(&self, cluster: &Cluster, hit: &Hit) -> Result<()> {
-        for node in &hit.nodes {
-            if !cluster.running().contains(node) {
-                cluster.begin(*node)?;
-            }
-        }
-        Ok(())
+        hit.nodes.iter().try_for_each(|node| start_again(cluster, *node))
     }
+}
+
+fn start_again(cluster: &Cluster, node: u64) -> Result<()> {
+    if cluster.running().contains(&node) { Ok(()) } else { cluster.begin(node) }
 }
 
 /// Writes until a node builds a snapshot, and kills it so long after. Answers whether it was not through.
